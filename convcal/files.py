@@ -1,0 +1,105 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Write files and folders whole or not at all."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import shutil
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+from convcal.errors import InputError, OutputExistsError, WriteError
+
+__all__ = ["ensure_absent", "staged"]
+
+
+def ensure_absent(target: str | os.PathLike[str], *, force: bool = False) -> Path:
+    """Check that a target may be written, before any long work is done for it.
+
+    Parameters
+    ----------
+    target : path
+        The file or folder that is to be written.
+    force : bool
+        Allow it to exist.
+
+    Returns
+    -------
+    pathlib.Path
+        The target.
+
+    Raises
+    ------
+    OutputExistsError
+        If the target exists and `force` is false.
+    InputError
+        If the folder that should hold it does not exist.
+    """
+    path = Path(target)
+    if not path.parent.is_dir():
+        msg = f"cannot write '{path}': the folder '{path.parent}' does not exist; create it first"
+        raise InputError(msg)
+    if os.path.lexists(path) and not force:
+        msg = f"'{path}' exists already; choose another name, or pass --force (force=True)"
+        raise OutputExistsError(msg)
+    return path
+
+
+@contextlib.contextmanager
+def staged(target: str | os.PathLike[str], *, force: bool = False) -> Iterator[Path]:
+    """Give a temporary path beside the target, renamed to it when the block ends well.
+
+    The caller creates a file or a folder at the temporary path. On any exception, Ctrl-C
+    included, what was written is removed and the target is as it was.
+
+    Parameters
+    ----------
+    target : path
+        The file or folder to be written.
+    force : bool
+        Replace a target that exists.
+
+    Yields
+    ------
+    pathlib.Path
+        A path that does not exist, in a new folder on the target's file system; it carries
+        the target's name.
+
+    Raises
+    ------
+    OutputExistsError
+        If the target exists and `force` is false.
+    WriteError
+        If the operating system refuses a write (full disk, no permission).
+    """
+    path = ensure_absent(target, force=force)
+    stage: Path | None = None
+    try:
+        stage = Path(tempfile.mkdtemp(prefix=".convcal-", dir=path.parent))
+        temporary = stage / path.name
+        yield temporary
+        _replace(temporary, path, stage)
+    except (OutputExistsError, WriteError):
+        raise
+    except OSError as error:
+        msg = f"cannot write '{path}': {error.strerror or error}; nothing was changed"
+        raise WriteError(msg) from error
+    finally:
+        if stage is not None:
+            shutil.rmtree(stage, ignore_errors=True)
+
+
+def _replace(source: Path, target: Path, stage: Path) -> None:
+    """Rename `source` to `target`; an old folder there is moved aside first and put back on failure."""
+    if not source.is_dir() or not os.path.lexists(target):
+        source.replace(target)
+        return
+    aside = stage / "replaced"
+    target.rename(aside)
+    try:
+        source.rename(target)
+    except OSError:
+        aside.rename(target)
+        raise
