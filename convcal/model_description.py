@@ -1,0 +1,112 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What a model takes and gives: names, kinds, shapes and dtypes, without the model itself."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Literal
+
+from convcal.errors import InputError
+
+if TYPE_CHECKING:
+    from collections.abc import Sequence
+
+__all__ = ["Feature", "ModelDescription"]
+
+
+@dataclass(frozen=True)
+class Feature:
+    """One input or output of a model, as its caller sees it.
+
+    Parameters
+    ----------
+    name : str
+        The name in the package.
+    kind : {"tensor", "image"}
+        An image is exchanged as (H, W, 3) RGB or (H, W) grey arrays.
+    shape : tuple of int
+        The shape of the array that is exchanged: of a tensor as the package states it, of an
+        image (H, W, 3) or (H, W). Flexible shapes give their default.
+    dtype : str
+        ``"float32"``, ``"float16"``, ``"int32"`` or, of images, ``"uint8"``.
+    is_flexible : bool
+        Whether other shapes than `shape` are accepted.
+    colour : {"RGB", "BGR", "GRAYSCALE"}, optional
+        How the package stores an image; callers always see RGB or grey. None for tensors.
+    layout : str
+        Axis letters of an image, ``"HWC"`` or ``"HW"``. Empty for tensors: Core ML does not say.
+    """
+
+    name: str
+    kind: Literal["tensor", "image"]
+    shape: tuple[int, ...]
+    dtype: str
+    is_flexible: bool = False
+    colour: str | None = None
+    layout: str = ""
+
+    def __str__(self) -> str:
+        size = "x".join(str(length) for length in self.shape) or "scalar"
+        details = [f"{self.colour} image" if self.kind == "image" else "", self.dtype, size]
+        if self.is_flexible:
+            details.append("flexible")
+        return f"'{self.name}' ({' '.join(detail for detail in details if detail)})"
+
+
+@dataclass(frozen=True)
+class ModelDescription:
+    """The inputs and outputs of a model, in the package's order.
+
+    Parameters
+    ----------
+    inputs, outputs : tuple of Feature
+        In the order of the package's description.
+    """
+
+    inputs: tuple[Feature, ...]
+    outputs: tuple[Feature, ...]
+
+    @property
+    def input_names(self) -> tuple[str, ...]:
+        """The names of the inputs, in order."""
+        return tuple(feature.name for feature in self.inputs)
+
+    @property
+    def output_names(self) -> tuple[str, ...]:
+        """The names of the outputs, in order."""
+        return tuple(feature.name for feature in self.outputs)
+
+    def input(self, name: str) -> Feature:
+        """Find an input by name.
+
+        Raises
+        ------
+        InputError
+            If there is none; the message lists those that there are.
+        """
+        return _find(self.inputs, name, role="input")
+
+    def output(self, name: str) -> Feature:
+        """Find an output by name.
+
+        Raises
+        ------
+        InputError
+            If there is none; the message lists those that there are.
+        """
+        return _find(self.outputs, name, role="output")
+
+    def __str__(self) -> str:
+        return f"inputs: {_listing(self.inputs)}; outputs: {_listing(self.outputs)}"
+
+
+def _listing(features: Sequence[Feature]) -> str:
+    return ", ".join(str(feature) for feature in features) or "none"
+
+
+def _find(features: Sequence[Feature], name: str, *, role: str) -> Feature:
+    for feature in features:
+        if feature.name == name:
+            return feature
+    msg = f"the model has no {role} '{name}'; its {role}s are {_listing(features)}"
+    raise InputError(msg)
