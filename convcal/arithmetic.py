@@ -1,0 +1,169 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Apply a correction to an array, with NumPy alone.
+
+This module imports nothing but NumPy and knows nothing of the rest of the package, because
+``convcal export --to python`` writes its text, whole, into the post-processor that goes into an
+app. The order of the operations and their roundings are a contract: the patched Core ML package
+does the same ones.
+
+Per spatial axis, ``y[i] = sum over k of taps[k] * x[clip(i + offset + k, 0, size - 1)]``; one tap
+of 1 is a whole-pixel shift and copies values without arithmetic. Then ``y * gain`` and
+``y + bias`` per channel. Every product and every sum is rounded to the compute dtype.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+Filter = tuple[int, Sequence[float]]
+
+
+def correct(
+    array: np.ndarray[Any, Any],
+    *,
+    filters: Sequence[Filter],
+    gain: Sequence[float],
+    bias: Sequence[float],
+    batch_axis: int | None = 0,
+    channel_axis: int | None = 1,
+    precision: str = "float32",
+    out: np.ndarray[Any, Any] | None = None,
+) -> np.ndarray[Any, Any]:
+    """Shift, scale and offset one output of a model.
+
+    Parameters
+    ----------
+    array : ndarray
+        The observed output; never written to. Spatial axes may have any size. Where `batch_axis`
+        is not None the array may also come without that axis.
+    filters : sequence of (offset, taps)
+        One per spatial axis, in the order of the axes.
+    gain, bias : sequence of float
+        One per channel, or a single one where `channel_axis` is None.
+    batch_axis, channel_axis : int or None
+        What the axes of `array` are, counted with the batch axis in place.
+    precision : {'float32', 'output'}
+        The dtype to compute in: float32 (float64 for float64 arrays), or the array's own. Integer
+        arrays are always computed in float32.
+    out : ndarray, optional
+        Where to put the result; of the shape and dtype of `array`.
+
+    Returns
+    -------
+    ndarray
+        The corrected output, shape and dtype of `array`; `out` where it was given. Integer dtypes
+        are rounded to the nearest and clipped to their range.
+
+    Raises
+    ------
+    ValueError
+        If the number of axes, the number of channels or `out` does not fit, if a spatial axis
+        is empty, or if the dtype is neither integer nor floating.
+    """
+    array = np.asarray(array)
+    n_axes = len(filters) + (batch_axis is not None) + (channel_axis is not None)
+    if batch_axis is not None and array.ndim == n_axes - 1:
+        view = None if out is None else np.expand_dims(out, batch_axis)
+        result = correct(
+            np.expand_dims(array, batch_axis),
+            filters=filters,
+            gain=gain,
+            bias=bias,
+            batch_axis=batch_axis,
+            channel_axis=channel_axis,
+            precision=precision,
+            out=view,
+        )
+        return np.squeeze(result, batch_axis) if out is None else out
+    spatial_axes = [axis for axis in range(array.ndim) if axis not in (batch_axis, channel_axis)]
+    _check(array, n_axes, spatial_axes, len(gain), channel_axis, out)
+
+    compute = _compute_dtype(array.dtype, precision)
+    with np.errstate(over="ignore", invalid="ignore"):
+        work = array.astype(compute, copy=False)
+        for axis, (offset, taps) in zip(spatial_axes, filters, strict=True):
+            work = _filtered(work, axis, offset, taps)
+        along_channels = [1] * array.ndim
+        if channel_axis is not None:
+            along_channels[channel_axis] = -1
+        if any(value != 1 for value in gain):
+            work = work * np.asarray(gain, compute).reshape(along_channels)
+        if any(value != 0 for value in bias):
+            work = work + np.asarray(bias, compute).reshape(along_channels)
+        if np.issubdtype(array.dtype, np.integer):
+            limits = np.iinfo(array.dtype)
+            work = np.clip(np.rint(work), limits.min, limits.max)
+        if out is None:
+            # A correction that does nothing still gives a new array.
+            return work.astype(array.dtype, copy=np.shares_memory(work, array))
+        np.copyto(out, work, casting="unsafe")
+    return out
+
+
+def _check(
+    array: np.ndarray[Any, Any],
+    n_axes: int,
+    spatial_axes: list[int],
+    n_channels: int,
+    channel_axis: int | None,
+    out: np.ndarray[Any, Any] | None,
+) -> None:
+    """Raise ValueError where the array does not fit the correction."""
+    if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
+        raise ValueError(f"the array has dtype {array.dtype}; integer and float dtypes are accepted")
+    if array.ndim != n_axes:
+        raise ValueError(f"the array has shape {array.shape}; {n_axes} axes are expected")
+    if channel_axis is not None and array.shape[channel_axis] != n_channels:
+        raise ValueError(
+            f"the array has shape {array.shape}, {array.shape[channel_axis]} channels on axis "
+            f"{channel_axis}; the correction has {n_channels}"
+        )
+    if any(array.shape[axis] == 0 for axis in spatial_axes):
+        raise ValueError(f"the array has shape {array.shape}; a spatial axis is empty")
+    if out is not None and (out.shape != array.shape or out.dtype != array.dtype):
+        raise ValueError(
+            f"out has shape {out.shape} and dtype {out.dtype}; "
+            f"it must have those of the array, {array.shape} and {array.dtype}"
+        )
+
+
+def _compute_dtype(dtype: np.dtype[Any], precision: str) -> np.dtype[Any]:
+    if not np.issubdtype(dtype, np.floating):
+        return np.dtype(np.float32)
+    return dtype if precision == "output" else np.promote_types(dtype, np.float32)
+
+
+def _filtered(
+    array: np.ndarray[Any, Any], axis: int, offset: int, taps: Sequence[float]
+) -> np.ndarray[Any, Any]:
+    """Weighted sum of neighbours along one axis; past the ends the edge value repeats."""
+    size = array.shape[axis]
+    if len(taps) == 1 and taps[0] == 1:
+        return array if offset == 0 else _moved(array, axis, offset, size)
+    source = _moved(array, axis, offset, size + len(taps) - 1)
+    weights = np.asarray(taps, array.dtype)
+    window: list[slice] = [slice(None)] * array.ndim
+    window[axis] = slice(0, size)
+    total = source[tuple(window)] * weights[0]
+    for k in range(1, len(taps)):
+        window[axis] = slice(k, k + size)
+        total += source[tuple(window)] * weights[k]
+    return total
+
+
+def _moved(
+    array: np.ndarray[Any, Any], axis: int, offset: int, length: int
+) -> np.ndarray[Any, Any]:
+    """A new array ``y[i] = x[clip(i + offset)]``, of `length` positions along the axis."""
+    size = array.shape[axis]
+    result = np.empty((*array.shape[:axis], length, *array.shape[axis + 1 :]), array.dtype)
+    source, target = np.moveaxis(array, axis, 0), np.moveaxis(result, axis, 0)
+    start = min(max(-offset, 0), length)
+    stop = max(min(size - offset, length), start)
+    target[:start] = source[0]
+    target[start:stop] = source[start + offset : stop + offset]
+    target[stop:] = source[-1]
+    return result
