@@ -1,4 +1,71 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Make the outputs of an fp16 Core ML model right again."""
+"""Make the outputs of an fp16 Core ML model right again.
+
+Everything public is listed in ``__all__`` and imported when it is first used, so that
+``import convcal`` costs neither coremltools nor scikit-learn nor ONNX Runtime.
+"""
+
+from __future__ import annotations
+
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from convcal.calibration import Calibration, OutputCalibration
+    from convcal.calibrator import OutputCalibrator
+    from convcal.checking import check
+    from convcal.correction import AxisFilter, Correction
+    from convcal.errors import ConvcalError, ConvcalWarning
+    from convcal.export.coreml import export_coreml
+    from convcal.export.python import export_python
+    from convcal.fitting import fit, fit_captures
+    from convcal.postprocessor import PostProcessor
+    from convcal.runtime import open_runner
 
 __version__ = "0.1.0"
+
+_HOMES = {
+    "AxisFilter": "convcal.correction",
+    "Calibration": "convcal.calibration",
+    "ConvcalError": "convcal.errors",
+    "ConvcalWarning": "convcal.errors",
+    "Correction": "convcal.correction",
+    "OutputCalibration": "convcal.calibration",
+    "OutputCalibrator": "convcal.calibrator",
+    "PostProcessor": "convcal.postprocessor",
+    "check": "convcal.checking",
+    "export_coreml": "convcal.export.coreml",
+    "export_python": "convcal.export.python",
+    "fit": "convcal.fitting",
+    "fit_captures": "convcal.fitting",
+    "open_runner": "convcal.runtime",
+}
+
+__all__ = [
+    "AxisFilter",
+    "Calibration",
+    "ConvcalError",
+    "ConvcalWarning",
+    "Correction",
+    "OutputCalibration",
+    "OutputCalibrator",
+    "PostProcessor",
+    "check",
+    "export_coreml",
+    "export_python",
+    "fit",
+    "fit_captures",
+    "open_runner",
+]
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'convcal' has no attribute '{name}'")
+    value = getattr(importlib.import_module(_HOMES[name]), name)
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *_HOMES])

@@ -113,7 +113,9 @@ def _check(
 ) -> None:
     """Raise ValueError where the array does not fit the correction."""
     if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
-        raise ValueError(f"the array has dtype {array.dtype}; integer and float dtypes are accepted")
+        raise ValueError(
+            f"the array has dtype {array.dtype}; integer and float dtypes are accepted"
+        )
     if array.ndim != n_axes:
         raise ValueError(f"the array has shape {array.shape}; {n_axes} axes are expected")
     if channel_axis is not None and array.shape[channel_axis] != n_channels:

@@ -17,6 +17,7 @@ __all__ = ["AxisFilter", "Correction", "Precision"]
 
 Precision = Literal["float32", "output"]
 
+_DTYPES = ("float16", "float32", "float64", "uint8", "int8", "int16", "uint16", "int32", "int64")
 MAX_TAPS = 64
 MAX_OFFSET = 2**24
 """Bounds on what a calibration file may ask for; far above anything that is ever fitted."""
@@ -143,10 +144,8 @@ class Correction:
                 f"batch axis {self.batch_axis} and channel axis {self.channel_axis} do not fit "
                 f"an output with {n_axes} axes; different axes from 0 to {n_axes - 1} are accepted"
             )
-        try:
-            np.dtype(self.dtype)
-        except TypeError:
-            raise InputError(f"'{self.dtype}' is no NumPy dtype") from None
+        if self.dtype not in _DTYPES:
+            raise InputError(f"the dtype is '{self.dtype}'; {', '.join(_DTYPES)} are accepted")
 
     @property
     def n_channels(self) -> int:
@@ -194,9 +193,7 @@ class Correction:
         margins = iter(self.margins)
         region = []
         for axis, size in enumerate(shape):
-            start, end = (
-                (0, 0) if axis in (self.batch_axis, self.channel_axis) else next(margins)
-            )
+            start, end = (0, 0) if axis in (self.batch_axis, self.channel_axis) else next(margins)
             region.append(slice(min(start, size), max(size - end, min(start, size))))
         return tuple(region)
 
@@ -302,9 +299,7 @@ class Correction:
         axes = reader.nested("interpolation").records("axes")
         correction = cls(
             shift=reader.numbers("shift"),
-            filters=tuple(
-                AxisFilter(axis.whole("offset"), axis.numbers("taps")) for axis in axes
-            ),
+            filters=tuple(AxisFilter(axis.whole("offset"), axis.numbers("taps")) for axis in axes),
             gain=reader.numbers("gain"),
             bias=reader.numbers("bias"),
             batch_axis=reader.axis("batch_axis"),
