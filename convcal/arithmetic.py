@@ -60,7 +60,7 @@ def correct(
     Raises
     ------
     ValueError
-        If the number of axes, the number of channels or `out` does not fit, if a spatial axis
+        If the number of axes, the number of channels or `out` does not fit, if the array
         is empty, or if the dtype is neither integer nor floating.
     """
     array = np.asarray(array)
@@ -79,7 +79,7 @@ def correct(
         )
         return np.squeeze(result, batch_axis) if out is None else out
     spatial_axes = [axis for axis in range(array.ndim) if axis not in (batch_axis, channel_axis)]
-    _check(array, n_axes, spatial_axes, len(gain), channel_axis, out)
+    _check(array, out, n_axes=n_axes, n_channels=len(gain), channel_axis=channel_axis)
 
     compute = _compute_dtype(array.dtype, precision)
     with np.errstate(over="ignore", invalid="ignore"):
@@ -105,11 +105,11 @@ def correct(
 
 def _check(
     array: np.ndarray[Any, Any],
+    out: np.ndarray[Any, Any] | None,
+    *,
     n_axes: int,
-    spatial_axes: list[int],
     n_channels: int,
     channel_axis: int | None,
-    out: np.ndarray[Any, Any] | None,
 ) -> None:
     """Raise ValueError where the array does not fit the correction."""
     if not (np.issubdtype(array.dtype, np.floating) or np.issubdtype(array.dtype, np.integer)):
@@ -123,8 +123,8 @@ def _check(
             f"the array has shape {array.shape}, {array.shape[channel_axis]} channels on axis "
             f"{channel_axis}; the correction has {n_channels}"
         )
-    if any(array.shape[axis] == 0 for axis in spatial_axes):
-        raise ValueError(f"the array has shape {array.shape}; a spatial axis is empty")
+    if array.size == 0:
+        raise ValueError(f"the array has shape {array.shape}; it is empty")
     if out is not None and (out.shape != array.shape or out.dtype != array.dtype):
         raise ValueError(
             f"out has shape {out.shape} and dtype {out.dtype}; "
@@ -149,7 +149,7 @@ def _filtered(
     weights = np.asarray(taps, array.dtype)
     window: list[slice] = [slice(None)] * array.ndim
     window[axis] = slice(0, size)
-    total = source[tuple(window)] * weights[0]
+    total: np.ndarray[Any, Any] = source[tuple(window)] * weights[0]
     for k in range(1, len(taps)):
         window[axis] = slice(k, k + size)
         total += source[tuple(window)] * weights[k]
@@ -159,7 +159,7 @@ def _filtered(
 def _moved(
     array: np.ndarray[Any, Any], axis: int, offset: int, length: int
 ) -> np.ndarray[Any, Any]:
-    """A new array ``y[i] = x[clip(i + offset)]``, of `length` positions along the axis."""
+    """Give a new array ``y[i] = x[clip(i + offset)]``, of `length` positions along the axis."""
     size = array.shape[axis]
     result = np.empty((*array.shape[:axis], length, *array.shape[axis + 1 :]), array.dtype)
     source, target = np.moveaxis(array, axis, 0), np.moveaxis(result, axis, 0)

@@ -64,7 +64,7 @@ class OutputCalibration:
             )
 
     def to_dict(self) -> dict[str, Any]:
-        """The output as it stands in a calibration file."""
+        """Give the output as it stands in a calibration file."""
         return {
             "verdict": self.verdict,
             "reason": self.reason,
@@ -147,7 +147,7 @@ class Calibration:
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def to_dict(self) -> dict[str, Any]:
-        """The calibration as it stands in its file."""
+        """Give the calibration as it stands in its file."""
         return {
             "format": FORMAT,
             "version": VERSION,

@@ -243,7 +243,7 @@ class Correction:
             raise InputError(str(error)) from None
 
     def as_arguments(self) -> dict[str, Any]:
-        """The keyword arguments of `convcal.arithmetic.correct`, as plain Python values."""
+        """Give the keyword arguments of `convcal.arithmetic.correct`, as plain Python values."""
         return {
             "filters": tuple((f.offset, f.taps) for f in self.filters),
             "gain": self.gain,
@@ -253,7 +253,7 @@ class Correction:
         }
 
     def to_dict(self) -> dict[str, Any]:
-        """The correction as it stands in a calibration file."""
+        """Give the correction as it stands in a calibration file."""
         n_spatial = len(self.spatial_shape)
         return {
             "shift": list(self.shift),

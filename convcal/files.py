@@ -92,7 +92,7 @@ def staged(target: str | os.PathLike[str], *, force: bool = False) -> Iterator[P
 
 
 def _replace(source: Path, target: Path, stage: Path) -> None:
-    """Rename `source` to `target`; an old folder there is moved aside first and put back on failure."""
+    """Rename `source` to `target`; an old folder there is put back when that fails."""
     if not source.is_dir() or not os.path.lexists(target):
         source.replace(target)
         return
