@@ -1,0 +1,147 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Assess one output: from paired arrays to a verdict and a correction."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convcal.calibration import OutputCalibration
+from convcal.correction import AxisFilter, Correction
+from convcal.errors import InputError
+from convcal.estimation import Estimate, estimate
+from convcal.layout import Layout
+
+__all__ = ["FitOptions", "assess"]
+
+
+@dataclass(frozen=True)
+class FitOptions:
+    """How corrections are fitted.
+
+    Parameters
+    ----------
+    max_shift : int, optional
+        How far the search goes, in pixels per spatial axis; by default a quarter of the size
+        and at most 32.
+    model : str
+        Which corrections are considered; ``'auto'`` chooses on held-out samples.
+    holdout : float
+        The share of the samples that is kept from fitting and decides.
+    robust : bool
+        Fit gain and bias so that gross outliers do not count.
+    data_range : float, optional
+        The peak of the PSNR; by default the range of the reference.
+    """
+
+    max_shift: int | None = None
+    model: str = "auto"
+    holdout: float = 0.25
+    robust: bool = False
+    data_range: float | None = None
+
+
+def assess(
+    reference: np.ndarray[Any, Any],
+    observed: np.ndarray[Any, Any],
+    *,
+    layout: Layout,
+    dtype: str,
+    options: FitOptions | None = None,
+) -> OutputCalibration:
+    """Find out what is wrong with one output, and what corrects it.
+
+    Parameters
+    ----------
+    reference, observed : ndarray
+        Paired outputs, (N, channels, *space), of the same shape.
+    layout : Layout
+        What the axes of the output are where the correction will be applied.
+    dtype : str
+        The observed output's dtype there.
+    options : FitOptions, optional
+        How to fit.
+
+    Returns
+    -------
+    OutputCalibration
+        With the identity unless a correction improves held-out samples beyond doubt. Integer
+        outputs that are not images are labels: compared, never corrected.
+
+    Raises
+    ------
+    InputError
+        If the arrays do not fit each other or cannot be used.
+    """
+    if np.dtype(dtype).kind in "iub" and dtype != "uint8":
+        return _assess_labels(reference, observed, layout=layout, dtype=dtype)
+    options = options or FitOptions()
+    result = estimate(
+        reference,
+        observed,
+        max_shift=options.max_shift,
+        model=options.model,
+        holdout=options.holdout,
+        robust=options.robust,
+        data_range=options.data_range,
+    )
+    correction = Correction(
+        spatial_shape=tuple(reference.shape[2:]),
+        dtype=dtype,
+        shift=result.shift,
+        filters=tuple(AxisFilter(offset, tuple(taps)) for offset, taps in result.filters),
+        gain=result.gain,
+        bias=result.bias,
+        batch_axis=layout.batch_axis,
+        channel_axis=layout.channel_axis,
+    )
+    return OutputCalibration(
+        verdict=result.verdict,
+        reason=result.reason,
+        family=result.family,
+        correction=correction,
+        evidence=dict(result.evidence),
+        metrics=_metrics(result),
+    )
+
+
+def _metrics(result: Estimate) -> dict[str, Any]:
+    return {
+        "before": result.metrics_before.to_dict(),
+        "after": result.metrics_after.to_dict(),
+        "before_full": result.metrics_before_full.to_dict(),
+        "after_full": result.metrics_after_full.to_dict(),
+    }
+
+
+def _assess_labels(
+    reference: np.ndarray[Any, Any],
+    observed: np.ndarray[Any, Any],
+    *,
+    layout: Layout,
+    dtype: str,
+) -> OutputCalibration:
+    if reference.shape != observed.shape:
+        raise InputError(
+            f"reference has shape {reference.shape} and observed {observed.shape}; "
+            "they must be the same"
+        )
+    share = float(np.mean(reference != observed)) if reference.size else 0.0
+    n_channels = reference.shape[1] if layout.channel_axis is not None else 1
+    return OutputCalibration(
+        verdict="identical" if share == 0 else "not-correctable",
+        reason=f"{dtype} values are labels or indices; {share:.3%} of them differ"
+        + ("" if share == 0 else ", and no shift, gain or bias can mend a label"),
+        family="identical" if share == 0 else "labels",
+        correction=Correction(
+            spatial_shape=tuple(reference.shape[2:])[:3],
+            dtype=dtype,
+            gain=(1.0,) * n_channels,
+            bias=(0.0,) * n_channels,
+            batch_axis=layout.batch_axis,
+            channel_axis=layout.channel_axis,
+        ),
+        evidence={"share_different": share},
+    )

@@ -1,0 +1,164 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Decide whether a candidate's outputs are close enough to the reference's."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+import numpy as np
+
+from convcal.calibration import Calibration
+from convcal.correction import Correction
+from convcal.errors import InputError
+from convcal.estimation.metrics import Metrics, measure
+from convcal.pairs import OutputPair, Pairs
+
+__all__ = ["CheckResult", "OutputCheck", "Thresholds", "check"]
+
+
+@dataclass(frozen=True)
+class Thresholds:
+    """What a candidate must reach on every output; None is not asked for.
+
+    Parameters
+    ----------
+    min_snr_db, min_psnr_db : float, optional
+        At least so many dB.
+    max_abs_error, max_rmse : float, optional
+        At most that much, in the output's units.
+    min_cosine : float, optional
+        At least that cosine similarity.
+    """
+
+    min_snr_db: float | None = None
+    min_psnr_db: float | None = None
+    max_abs_error: float | None = None
+    max_rmse: float | None = None
+    min_cosine: float | None = None
+
+    def failures(self, metrics: Metrics) -> list[str]:
+        """Say which thresholds the metrics miss, one sentence each."""
+        at_least = {
+            "SNR": (metrics.snr_db, self.min_snr_db, " dB"),
+            "PSNR": (metrics.psnr_db, self.min_psnr_db, " dB"),
+            "cosine": (metrics.cosine, self.min_cosine, ""),
+        }
+        at_most = {
+            "largest error": (metrics.max_abs_error, self.max_abs_error),
+            "RMSE": (metrics.rmse, self.max_rmse),
+        }
+        # Written as "not at least", so that NaN, the metric of nothing, fails.
+        return [
+            f"{name} {value:.6g}{unit} is below {limit:g}{unit}"
+            for name, (value, limit, unit) in at_least.items()
+            if limit is not None and not value >= limit
+        ] + [
+            f"{name} {value:.6g} is above {limit:g}"
+            for name, (value, limit) in at_most.items()
+            if limit is not None and not value <= limit
+        ]
+
+
+DEFAULT_THRESHOLDS = Thresholds(min_snr_db=50.0)
+"""Faithful fp16 conversions were measured at 57 dB and above, lowering bugs below about 40 dB."""
+
+
+@dataclass(frozen=True)
+class OutputCheck:
+    """What was measured on one output, and what of it was not good enough."""
+
+    metrics: Metrics
+    failures: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class CheckResult:
+    """The answer of `check`; true where every output passed."""
+
+    outputs: dict[str, OutputCheck]
+    thresholds: Thresholds
+
+    def __bool__(self) -> bool:
+        return not any(output.failures for output in self.outputs.values())
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give the result JSON-ready."""
+        return {
+            "passed": bool(self),
+            "outputs": {
+                name: {"metrics": output.metrics.to_dict(), "failures": list(output.failures)}
+                for name, output in self.outputs.items()
+            },
+        }
+
+
+def check(
+    pairs: Pairs,
+    *,
+    thresholds: Thresholds = DEFAULT_THRESHOLDS,
+    calibration: Calibration | None = None,
+) -> CheckResult:
+    """Compare paired outputs with thresholds.
+
+    Parameters
+    ----------
+    pairs : Pairs
+        Of `convcal.pairs.record_pairs` or `convcal.pairs.read_pairs`; the observed model is the
+        candidate.
+    thresholds : Thresholds
+        What every output must reach; an SNR of 50 dB by default.
+    calibration : Calibration, optional
+        Applied to the candidate first; then only positions inside its margins count.
+
+    Returns
+    -------
+    CheckResult
+        False where an output misses a threshold, or is not finite where the reference is.
+
+    Raises
+    ------
+    InputError
+        If the calibration has an output that the candidate lacks, or does not fit it.
+    """
+    corrections = {}
+    if calibration is not None:
+        corrections = {name: item.correction for name, item in calibration.outputs.items()}
+    unknown = sorted(set(corrections) - set(pairs.outputs))
+    if unknown:
+        raise InputError(
+            f"the calibration corrects {unknown}, which the candidate does not have; "
+            f"its outputs are {sorted(pairs.outputs)}"
+        )
+    return CheckResult(
+        {
+            name: _check_output(name, pair, thresholds, corrections)
+            for name, pair in pairs.outputs.items()
+        },
+        thresholds,
+    )
+
+
+def _check_output(
+    name: str,
+    pair: OutputPair,
+    thresholds: Thresholds,
+    corrections: Mapping[str, Correction],
+) -> OutputCheck:
+    reference, candidate = pair.reference, pair.observed
+    if name in corrections:
+        # Pairs are (N, channels, *space), whatever the layout of a single output is.
+        correction = replace(corrections[name], batch_axis=0, channel_axis=1)
+        try:
+            candidate = correction.apply(candidate)
+        except InputError as error:
+            raise InputError(f"output '{name}': {error}") from None
+        region = correction.valid_region(candidate.shape)
+        reference, candidate = reference[region], candidate[region]
+    metrics = measure(reference, candidate)
+    failures = thresholds.failures(metrics)
+    n_lost = int(np.sum(np.isfinite(reference) & ~np.isfinite(candidate)))
+    if n_lost:
+        failures.insert(0, f"{n_lost} values are not finite where the reference is")
+    return OutputCheck(metrics, tuple(failures))

@@ -1,0 +1,91 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Which axes of an output are batch, channels and space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from convcal.errors import InputError
+
+__all__ = ["Layout"]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Say which axes of an output are not spatial.
+
+    Parameters
+    ----------
+    batch_axis : int or None
+        The axis of independent samples inside one output; None where there is none.
+    channel_axis : int or None
+        The axis of channels; None where there is none. All other axes are spatial.
+    """
+
+    batch_axis: int | None = 0
+    channel_axis: int | None = 1
+
+    @classmethod
+    def of(cls, array: np.ndarray[Any, Any]) -> Layout:
+        """Guess the layout of an output as Core ML gives it.
+
+        Parameters
+        ----------
+        array : ndarray
+            One output for one sample.
+
+        Returns
+        -------
+        Layout
+            Images, (H, W, channels) or (H, W) in uint8, have no batch axis. Other outputs have
+            the batch on axis 0 and the channels on axis 1; a vector is all channels, a scalar
+            has neither.
+        """
+        if array.dtype == np.uint8 and array.ndim in (2, 3):
+            return cls(None, 2 if array.ndim == 3 else None)
+        if array.ndim < 2:
+            return cls(None, 0 if array.ndim else None)
+        return cls()
+
+    def check(self, shape: Sequence[int]) -> None:
+        """Raise InputError where the axes do not exist in `shape`, or are the same one."""
+        axes = [axis for axis in (self.batch_axis, self.channel_axis) if axis is not None]
+        if len(set(axes)) < len(axes) or any(not 0 <= axis < len(shape) for axis in axes):
+            raise InputError(
+                f"batch axis {self.batch_axis} and channel axis {self.channel_axis} do not fit "
+                f"the shape {tuple(shape)}; different axes from 0 to {len(shape) - 1}, "
+                "or none, are accepted"
+            )
+
+    def spatial_shape(self, shape: Sequence[int]) -> tuple[int, ...]:
+        """Give the sizes of the spatial axes of an output of that shape."""
+        return tuple(
+            size
+            for axis, size in enumerate(shape)
+            if axis not in (self.batch_axis, self.channel_axis)
+        )
+
+    def canonical(self, array: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
+        """View an output as (batch, channels, *space).
+
+        Parameters
+        ----------
+        array : ndarray
+            One output for one sample.
+
+        Returns
+        -------
+        ndarray
+            A view with the batch on axis 0 and the channels on axis 1, of size 1 where the
+            output has no such axis.
+        """
+        self.check(array.shape)
+        axes = [axis for axis in (self.batch_axis, self.channel_axis) if axis is not None]
+        moved = np.moveaxis(array, axes, range(len(axes)))
+        if self.channel_axis is None:
+            moved = np.expand_dims(moved, len(axes))
+        return moved if self.batch_axis is not None else moved[np.newaxis]
