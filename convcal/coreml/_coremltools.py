@@ -23,7 +23,7 @@ from convcal.errors import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["load_coremltools", "load_message_types"]
+__all__ = ["load_coremltools", "load_message_types", "parse_model"]
 
 
 @functools.cache
@@ -69,6 +69,28 @@ def load_message_types() -> tuple[Any, Any]:
     """
     proto = load_coremltools().proto
     return proto.Model_pb2, proto.MIL_pb2
+
+
+def parse_model(data: bytes) -> Any:
+    """Decode a model specification.
+
+    Parameters
+    ----------
+    data : bytes
+        The content of a model file.
+
+    Returns
+    -------
+    Model_pb2.Model or None
+        None if `data` is not such a message.
+    """
+    model, _ = load_message_types()
+    from google.protobuf.message import DecodeError  # coremltools brings protobuf
+
+    try:
+        return model.Model.FromString(data)
+    except DecodeError:
+        return None
 
 
 def _does_not_load(error: Exception) -> UnavailableError:

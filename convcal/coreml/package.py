@@ -1,0 +1,404 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Read and write ``.mlpackage`` folders that hold an ML Program.
+
+A package is untrusted input: whatever its manifest, model or weight file claims is checked before
+it is used, and nothing outside the package is ever read through it.
+"""
+
+from __future__ import annotations
+
+import functools
+import hashlib
+import json
+import os
+import shutil
+import stat
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convcal.coreml._coremltools import load_message_types, parse_model
+from convcal.coreml.weights import WeightFile, blob_values, check_blob
+from convcal.errors import InputError, UnsupportedModelError
+from convcal.files import staged
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+__all__ = ["Package", "read_package"]
+
+_MANIFEST = "Manifest.json"
+_MODEL_PATH = "@model_path/"
+_LARGEST_MANIFEST = 1 << 20
+# A protobuf message cannot be longer.
+_LARGEST_MODEL = (1 << 31) - 1
+_REMEDY = "copy or export the package again"
+
+
+@dataclass(frozen=True, eq=False)
+class Package:
+    """An ML Program package: its specification in memory, everything else on disk.
+
+    Made by `read_package`; `with_spec` gives a changed copy.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The package folder that was read. It must stay there until the package is saved.
+    spec : Model_pb2.Model
+        The specification. Treat it as read-only.
+    model_path : pathlib.Path
+        The model file inside the folder.
+    weights_dir : pathlib.Path
+        The folder of weight files; it need not exist where the program has no weights.
+    weights_path : pathlib.Path or None
+        The weight file that the program refers to; None if it refers to none.
+    """
+
+    path: Path
+    spec: Any
+    model_path: Path
+    weights_dir: Path
+    weights_path: Path | None
+
+    @functools.cached_property
+    def sha256(self) -> str:
+        """Hash of the specification and the weights, the same wherever the package lies."""
+        digest = hashlib.sha256()
+        model = self.serialize()
+        digest.update(len(model).to_bytes(8, "little"))
+        digest.update(model)
+        digest.update(self.weights_sha256.encode())
+        return digest.hexdigest()
+
+    @functools.cached_property
+    def weights_sha256(self) -> str:
+        """Hash of the weight file alone; the empty string without one."""
+        if self.weights_path is None:
+            return ""
+        with self.weights_path.open("rb") as file:
+            return hashlib.file_digest(file, "sha256").hexdigest()
+
+    def serialize(self) -> bytes:
+        """Give the specification as bytes, the same for equal messages."""
+        data: bytes = self.spec.SerializeToString(deterministic=True)
+        return data
+
+    def with_spec(self, spec: Any) -> Package:
+        """Give a package with another specification and the same weights.
+
+        Parameters
+        ----------
+        spec : Model_pb2.Model
+            The new specification; the caller must not change it afterwards.
+        """
+        return replace(self, spec=spec)
+
+    def save(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        force: bool = False,
+        check: Callable[[Path], None] | None = None,
+    ) -> Path:
+        """Write the package, whole or not at all.
+
+        Manifest, weights and any other file are copied byte for byte; the model file is written
+        anew, the same bytes for the same specification.
+
+        Parameters
+        ----------
+        target : path
+            A folder name that ends in ``.mlpackage``.
+        force : bool
+            Replace a target that exists.
+        check : callable, optional
+            Called with the written package before it takes its place; what it raises stops that.
+
+        Returns
+        -------
+        pathlib.Path
+            The target.
+
+        Raises
+        ------
+        InputError
+            If the target has another ending or its folder does not exist, or if the specification
+            is larger than a protobuf message can be.
+        OutputExistsError
+            If the target exists and `force` is false.
+        WriteError
+            If the operating system refuses a write; the target is then as it was.
+        """
+        path = Path(target)
+        if path.suffix != ".mlpackage":
+            raise InputError(
+                f"cannot write a package to '{path}': Core ML knows packages by the ending "
+                f"'.mlpackage'; use '{path.with_suffix('.mlpackage')}'"
+            )
+        if self.spec.ByteSize() > _LARGEST_MODEL:
+            raise InputError(
+                f"the specification of '{self.path}' has {self.spec.ByteSize()} bytes with the "
+                f"changes, more than the {_LARGEST_MODEL} of a model file"
+            )
+        with staged(path, force=force) as temporary:
+            self.write_folder(temporary)
+            if check is not None:
+                check(temporary)
+        return path
+
+    def write_folder(self, folder: Path) -> None:
+        """Write the package to a folder that does not exist, without any of `save`'s care."""
+        model = self.model_path.relative_to(self.path)
+        folder.mkdir()
+        # Nothing keeps its mode: coremltools makes model files that only their owner can read.
+        for source in _walk(self.path):
+            relative = source.relative_to(self.path)
+            if source.is_dir():
+                (folder / relative).mkdir()
+            elif relative != model:
+                shutil.copyfile(source, folder / relative)
+        (folder / model).write_bytes(self.serialize())
+
+
+def read_package(path: str | os.PathLike[str]) -> Package:
+    """Read an ML Program package, checking all that convcal relies on.
+
+    Parameters
+    ----------
+    path : path
+        The ``.mlpackage`` folder.
+
+    Returns
+    -------
+    Package
+
+    Raises
+    ------
+    InputError
+        If it is missing, not a package, or damaged: manifest, model file or weight file.
+    UnsupportedModelError
+        If it holds another kind of model than an ML Program; the message names the kind.
+    UnavailableError
+        If coremltools is not available here.
+    """
+    folder = Path(path)
+    _check_is_folder(folder)
+    _check_content(folder)
+    items = _read_manifest(folder)
+    model_path = items["model"]
+    spec = _read_spec(model_path)
+    kind = spec.WhichOneof("Type")
+    if kind != "mlProgram":
+        raise _wrong_kind(f"the package '{folder}'", kind)
+    _check_program(folder, spec)
+    package = Package(
+        path=folder,
+        spec=spec,
+        model_path=model_path,
+        weights_dir=items.get("weights", model_path.parent / "weights"),
+        weights_path=None,
+    )
+    return replace(package, weights_path=_check_weights(package))
+
+
+def _check_is_folder(folder: Path) -> None:
+    if folder.is_dir():
+        if folder.suffix == ".mlmodelc" or (folder / "coremldata.bin").is_file():
+            raise UnsupportedModelError(
+                f"'{folder}' is a compiled model (.mlmodelc), from which the program cannot be "
+                "taken back; use the .mlpackage that it was compiled from"
+            )
+        return
+    if folder.is_file():
+        if folder.suffix == ".mlmodel":
+            raise _wrong_kind(f"the file '{folder}'", _read_spec(folder).WhichOneof("Type"))
+        raise InputError(
+            f"'{folder}' is a file, and an .mlpackage is a folder; if it is an archive, unpack it"
+        )
+    raise InputError(f"the package '{folder}' does not exist; check the path")
+
+
+def _wrong_kind(what: str, kind: str | None) -> InputError | UnsupportedModelError:
+    if kind is None:
+        return InputError(f"{what} holds no Core ML model (its type is not set); {_REMEDY}")
+    return UnsupportedModelError(
+        f"{what} holds a model of type '{kind}', and convcal handles ML Programs (.mlpackage, iOS "
+        "15 on); convert the original model with coremltools.convert(..., convert_to='mlprogram'), "
+        "or record its outputs in the app and use them as captures"
+    )
+
+
+def _walk(folder: Path) -> Iterator[Path]:
+    """Give everything inside a folder in a fixed order, a folder before its content."""
+    for root, folders, files in os.walk(folder, onerror=_raise):
+        folders.sort()
+        for name in sorted(folders + files):
+            yield Path(root, name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def _check_content(folder: Path) -> None:
+    """Refuse anything but files and folders: a link may lead anywhere, a pipe may never end."""
+    try:
+        for entry in _walk(folder):
+            mode = entry.lstat().st_mode
+            if stat.S_ISLNK(mode):
+                raise InputError(
+                    f"the package '{folder}' has a link, '{entry.relative_to(folder)}', which may "
+                    "lead out of it; copy the package with its links resolved (cp -RL) and use "
+                    "the copy"
+                )
+            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+                raise InputError(
+                    f"the package '{folder}' has '{entry.relative_to(folder)}', which is neither a "
+                    "file nor a folder; remove it"
+                )
+    except OSError as error:
+        raise InputError(
+            f"the package '{folder}' cannot be read ({error.strerror or error}); check its "
+            "permissions"
+        ) from error
+
+
+def _read_bytes(path: Path, what: str, *, limit: int) -> bytes:
+    try:
+        size = path.stat().st_size
+        if size > limit:
+            raise InputError(
+                f"{what} '{path}' has {size} bytes, and no valid one has more than {limit}; "
+                f"{_REMEDY}"
+            )
+        return path.read_bytes()
+    except OSError as error:
+        raise InputError(
+            f"{what} '{path}' cannot be read ({error.strerror or error}); {_REMEDY}"
+        ) from error
+
+
+def _read_manifest(folder: Path) -> dict[str, Path]:
+    """Give the paths of the model file (``"model"``) and, if listed, of the ``"weights"``."""
+    manifest_path = folder / _MANIFEST
+    if not manifest_path.is_file():
+        raise InputError(
+            f"'{folder}' is not a Core ML package: it has no {_MANIFEST}; give the .mlpackage "
+            "folder itself"
+        )
+    data = _read_bytes(manifest_path, "the manifest", limit=_LARGEST_MANIFEST)
+    try:
+        manifest = json.loads(data)
+    except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
+        raise _bad_manifest(folder, f"is not JSON ({error})") from error
+    if not isinstance(manifest, dict):
+        raise _bad_manifest(folder, f"holds a JSON {type(manifest).__name__}, not an object")
+    version = manifest.get("fileFormatVersion")
+    if not isinstance(version, str) or version.split(".")[0] != "1":
+        raise _bad_manifest(folder, f"states the format version {version!r}, not 1.x.x")
+    entries = manifest.get("itemInfoEntries")
+    if not isinstance(entries, dict):
+        raise _bad_manifest(folder, "has no object 'itemInfoEntries'")
+    paths = {
+        identifier: _item_path(folder, identifier, item) for identifier, item in entries.items()
+    }
+    root = manifest.get("rootModelIdentifier")
+    if not isinstance(root, str) or root not in paths:
+        raise _bad_manifest(
+            folder, f"names {root!r} as its model ('rootModelIdentifier'), which it does not list"
+        )
+    if not paths[root].is_file():
+        raise _bad_manifest(folder, f"names '{entries[root]['path']}' as its model, not a file")
+    items = {"model": paths[root]}
+    for identifier, item in entries.items():
+        if item.get("name") == "weights" and identifier != root:
+            items["weights"] = paths[identifier]
+    return items
+
+
+def _item_path(folder: Path, identifier: str, item: object) -> Path:
+    """Give the place of one item of the manifest, which must exist inside the package."""
+    relative = item.get("path") if isinstance(item, dict) else None
+    if not isinstance(relative, str) or not relative or "\0" in relative:
+        raise _bad_manifest(folder, f"gives no path for its item '{identifier}'")
+    data = folder / "Data"
+    path = data / relative
+    if ".." in Path(relative).parts or not path.resolve().is_relative_to(data.resolve()):
+        raise _bad_manifest(
+            folder, f"lists the item '{relative}', which points outside the package"
+        )
+    if not path.exists():
+        raise _bad_manifest(folder, f"lists the item 'Data/{relative}', which does not exist")
+    return path
+
+
+def _bad_manifest(folder: Path, what: str) -> InputError:
+    return InputError(f"the package '{folder}' is damaged: its {_MANIFEST} {what}; {_REMEDY}")
+
+
+def _read_spec(path: Path) -> Any:
+    data = _read_bytes(path, "the model file", limit=_LARGEST_MODEL)
+    if not data:
+        raise InputError(f"the model file '{path}' is empty; {_REMEDY}")
+    spec = parse_model(data)
+    if spec is None:
+        raise InputError(
+            f"the model file '{path}' ({len(data)} bytes) is truncated or not a Core ML model; "
+            f"{_REMEDY}"
+        )
+    return spec
+
+
+def _check_program(folder: Path, spec: Any) -> None:
+    """Check that the functions exist, and that they match what the description says of them."""
+    program = spec.mlProgram
+    if not program.functions:
+        raise InputError(f"the package '{folder}' holds an ML Program without functions; {_REMEDY}")
+    described = {function.name for function in spec.description.functions} or set(program.functions)
+    if missing := sorted(described - set(program.functions)):
+        raise InputError(
+            f"the package '{folder}' describes the functions {missing}, and its program has "
+            f"{sorted(program.functions)}; {_REMEDY}"
+        )
+    for name, function in program.functions.items():
+        blocks = function.block_specializations
+        if function.opset not in blocks:
+            raise InputError(
+                f"the function '{name}' of the package '{folder}' has no body for its operation "
+                f"set '{function.opset}' (it has {sorted(blocks)}); {_REMEDY}"
+            )
+
+
+def _check_weights(package: Package) -> Path | None:
+    """Check every reference into a weight file, and give the file; None without references."""
+    _, mil = load_message_types()
+    files: dict[str, WeightFile] = {}
+    for where, value in blob_values(package.spec.mlProgram):
+        name = value.blobFileValue.fileName
+        if name not in files:
+            files[name] = WeightFile(_weight_path(package, name, where=where))
+        dtype = mil.DataType.Name(value.type.tensorType.dataType).lower()
+        check_blob(files[name], where, value, dtype=dtype)
+    if len(files) > 1:
+        raise UnsupportedModelError(
+            f"the program of '{package.path}' has its weights in several files ({sorted(files)}), "
+            "and convcal handles one; convert the model again with coremltools"
+        )
+    return Path(next(iter(files.values())).path) if files else None
+
+
+def _weight_path(package: Package, name: str, *, where: str) -> Path:
+    relative = Path(name.removeprefix(_MODEL_PATH))
+    path = package.model_path.parent / relative
+    if (
+        not name.startswith(_MODEL_PATH)
+        or "\0" in name
+        or ".." in relative.parts
+        or not path.resolve().is_relative_to(package.path.resolve())
+    ):
+        raise InputError(
+            f"{where} in '{package.path}' has its weights in '{name}', which points outside the "
+            f"package; {_REMEDY}"
+        )
+    return path

@@ -1,0 +1,290 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Read the weight file of an ML Program (MIL blob storage, version 2), checking every bound.
+
+The file is a 64-byte header (number of blobs, format version) followed by blobs. A blob is a
+64-byte record (sentinel, data type, size, offset of the data, unused bits) and its data, both
+aligned to 64 bytes; a program refers to the record by its offset. All numbers are little-endian.
+Layout: ``mlmodel/src/MILBlob/Blob/StorageFormat.hpp`` and ``BlobDataType.hpp`` of
+https://github.com/apple/coremltools.
+"""
+
+from __future__ import annotations
+
+import math
+import struct
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convcal.errors import InputError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    import os
+    from collections.abc import Iterator
+
+    from numpy.typing import NDArray
+
+__all__ = ["Blob", "WeightFile", "blob_values", "check_blob"]
+
+_ALIGNMENT = 64
+_VERSION = 2
+_SENTINEL = 0xDEADBEEF
+_HEADER = struct.Struct("<II")
+_RECORD = struct.Struct("<IIQQQ")
+
+# The data types by their number in the file.
+_DTYPES = {
+    1: "float16",
+    2: "float32",
+    3: "uint8",
+    4: "int8",
+    5: "bfloat16",
+    6: "int16",
+    7: "uint16",
+    8: "int4",
+    9: "uint1",
+    10: "uint2",
+    11: "uint4",
+    12: "uint3",
+    13: "uint6",
+    14: "int32",
+    15: "uint32",
+    16: "float8e4m3fn",
+    17: "float8e5m2",
+}
+_BITS = {name: int("".join(filter(str.isdigit, name.split("e")[0]))) for name in _DTYPES.values()}
+# Types of a program's values that are stored under another name, or not in weight files at all.
+_BITS |= {"bool": 8, "int64": 64, "uint64": 64, "float64": 64}
+
+
+@dataclass(frozen=True)
+class Blob:
+    """One record of a weight file.
+
+    Parameters
+    ----------
+    dtype : str
+        ``"float16"``, ``"float32"``, ``"uint4"``, …
+    start, n_bytes : int
+        Where its data lie in the file.
+    n_elements : int
+        How many elements the data hold.
+    """
+
+    dtype: str
+    start: int
+    n_bytes: int
+    n_elements: int
+
+
+class WeightFile:
+    """A weight file, memory-mapped.
+
+    Parameters
+    ----------
+    path : path
+        The file, such as ``Data/com.apple.CoreML/weights/weight.bin`` inside a package.
+
+    Attributes
+    ----------
+    count : int
+        The number of blobs that its header states.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, is shorter than its header, or is of another version.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = path
+        try:
+            # A mapping of its own, which lives as long as the arrays that are views of it.
+            self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+        except FileNotFoundError as error:
+            raise InputError(f"the weight file '{path}' does not exist; {_COPY_AGAIN}") from error
+        except ValueError as error:  # an empty file cannot be mapped
+            raise InputError(f"the weight file '{path}' is empty; {_COPY_AGAIN}") from error
+        except OSError as error:
+            raise InputError(
+                f"the weight file '{path}' cannot be read ({error.strerror or error}); "
+                "check its permissions"
+            ) from error
+        if self._bytes.size < _ALIGNMENT:
+            raise InputError(
+                f"the weight file '{path}' is corrupt: it has {self._bytes.size} bytes, less than "
+                f"its {_ALIGNMENT}-byte header; {_COPY_AGAIN}"
+            )
+        self.count, version = _HEADER.unpack_from(self._bytes, 0)
+        if version != _VERSION:
+            raise InputError(
+                f"the weight file '{path}' states version {version} of its format, and version "
+                f"{_VERSION} (ML Programs, iOS 15 on) is what convcal reads; {_COPY_AGAIN}"
+            )
+
+    def blob(self, offset: int) -> Blob:
+        """Read the record at an offset.
+
+        Parameters
+        ----------
+        offset : int
+            In bytes, as a program's ``BlobFileValue`` states it.
+
+        Raises
+        ------
+        InputError
+            If there is no valid record, or its data do not lie inside the file.
+        """
+        size = self._bytes.size
+        where = f"the weight file '{self.path}' ({size} bytes)"
+        if not _ALIGNMENT <= offset <= size - _ALIGNMENT or offset % _ALIGNMENT:
+            raise InputError(
+                f"{where} has no blob at offset {offset}, where the program expects one (a "
+                f"multiple of {_ALIGNMENT} inside the file); {_COPY_AGAIN}"
+            )
+        sentinel, number, n_bytes, start, padding = _RECORD.unpack_from(self._bytes, offset)
+        if sentinel != _SENTINEL:
+            raise InputError(
+                f"{where} is corrupt: no blob begins at offset {offset}, where the program expects "
+                f"one; {_COPY_AGAIN}"
+            )
+        if number not in _DTYPES:
+            raise UnsupportedModelError(
+                f"{where} has a blob of the unknown data type {number} at offset {offset}; convcal "
+                f"knows types 1 to {max(_DTYPES)}"
+            )
+        dtype = _DTYPES[number]
+        bits = _BITS[dtype]
+        if start < offset + _ALIGNMENT or start % _ALIGNMENT or n_bytes > size - start:
+            raise InputError(
+                f"{where} is corrupt: the blob at offset {offset} claims bytes {start} to "
+                f"{start + n_bytes}, which do not lie behind it inside the file; {_COPY_AGAIN}"
+            )
+        # Before iOS 18 the last field was not initialised; it counts for sub-byte types only.
+        used = 8 * n_bytes - (padding if bits < 8 else 0)
+        if used < 0 or used % bits:
+            raise InputError(
+                f"{where} is corrupt: the blob at offset {offset} has {n_bytes} bytes, which is "
+                f"not a whole number of {dtype} values; {_COPY_AGAIN}"
+            )
+        return Blob(dtype=dtype, start=start, n_bytes=n_bytes, n_elements=used // bits)
+
+    def read(self, offset: int) -> NDArray[Any]:
+        """Read the values of the blob at an offset.
+
+        Parameters
+        ----------
+        offset : int
+            As for `blob`.
+
+        Returns
+        -------
+        ndarray, shape (n_elements,)
+            Read-only. A view of the file where NumPy has the type; otherwise bfloat16 is widened
+            to float32, and integers below 8 bits to int8 or uint8.
+
+        Raises
+        ------
+        InputError
+            As `blob`.
+        UnsupportedModelError
+            For 8-bit floats.
+        """
+        blob = self.blob(offset)
+        data = self._bytes[blob.start : blob.start + blob.n_bytes]
+        if blob.dtype.startswith("float8"):
+            raise UnsupportedModelError(
+                f"the weight file '{self.path}' has {blob.dtype} values at offset {offset}, which "
+                "convcal does not read; use a package with weights in another type"
+            )
+        if blob.dtype == "bfloat16":
+            values = (data.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
+        elif _BITS[blob.dtype] < 8:
+            values = _unpack(data, blob)
+        else:
+            return data.view(np.dtype(blob.dtype).newbyteorder("<"))
+        values.flags.writeable = False
+        return values
+
+
+_COPY_AGAIN = "copy or export the package again"
+
+
+def _unpack(data: NDArray[np.uint8], blob: Blob) -> NDArray[Any]:
+    """Widen packed integers; the first element has the lowest bits of the first byte."""
+    bits = _BITS[blob.dtype]
+    unpacked = np.unpackbits(data, bitorder="little")[: blob.n_elements * bits]
+    weights = (1 << np.arange(bits)).astype(np.uint8)
+    values = (unpacked.reshape(-1, bits) * weights).sum(axis=1, dtype=np.uint8)
+    if blob.dtype == "int4":
+        signed: NDArray[np.int8] = ((values ^ 8).astype(np.int8) - np.int8(8)).astype(np.int8)
+        return signed
+    return values
+
+
+def blob_values(program: Any) -> Iterator[tuple[str, Any]]:
+    """Find every value of a program that lies in a weight file.
+
+    Parameters
+    ----------
+    program : MIL_pb2.Program
+        The program; it is not checked otherwise.
+
+    Yields
+    ------
+    where : str
+        The operation or attribute, for messages.
+    value : MIL_pb2.Value
+        A value whose ``blobFileValue`` is set.
+    """
+    for function_name, function in program.functions.items():
+        for block in function.block_specializations.values():
+            for where, value in _block_values(block):
+                yield f"{where} of function '{function_name}'", value
+
+
+def _block_values(block: Any) -> Iterator[tuple[str, Any]]:
+    for operation in block.operations:
+        name = operation.outputs[0].name if operation.outputs else ""
+        values = [*operation.attributes.values()]
+        for argument in operation.inputs.values():
+            values += [binding.value for binding in argument.arguments if binding.HasField("value")]
+        for value in values:
+            if value.WhichOneof("value") == "blobFileValue":
+                yield f"'{name}' ({operation.type})", value
+        for inner in operation.blocks:
+            yield from _block_values(inner)
+
+
+def check_blob(weights: WeightFile, where: str, value: Any, *, dtype: str) -> None:
+    """Check that a value's blob exists and holds as many bytes as the value's type declares.
+
+    Parameters
+    ----------
+    weights : WeightFile
+        The file that the value names.
+    where : str
+        As `blob_values` gives it.
+    value : MIL_pb2.Value
+        A value whose ``blobFileValue`` is set.
+    dtype : str
+        The element type of the value, in lower case.
+
+    Raises
+    ------
+    InputError
+        If the blob does not exist or is too short.
+    """
+    blob = weights.blob(value.blobFileValue.offset)
+    dimensions = value.type.tensorType.dimensions
+    bits = _BITS.get(dtype)  # None: strings, and types that convcal does not know
+    if bits is None or any(not dimension.HasField("constant") for dimension in dimensions):
+        return
+    needed = -(-math.prod(dimension.constant.size for dimension in dimensions) * bits // 8)
+    if needed > blob.n_bytes:
+        raise InputError(
+            f"the weight file '{weights.path}' is corrupt: {where} declares {needed} bytes at "
+            f"offset {value.blobFileValue.offset}, and the blob there has {blob.n_bytes}; "
+            f"{_COPY_AGAIN}"
+        )
