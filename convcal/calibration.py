@@ -178,7 +178,7 @@ class Calibration:
         WriteError
             If it cannot be written.
         """
-        text = json.dumps(self.to_dict(), indent=1, allow_nan=False, ensure_ascii=False)
+        text = json.dumps(self.to_dict(), indent=1, allow_nan=False)
         with staged(path, force=force) as temporary:
             temporary.write_text(text + "\n", encoding="utf-8")
         return Path(path)
