@@ -1,0 +1,279 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A read-only view of one function of an ML Program, free of coremltools' own classes.
+
+coremltools' ``milproto`` reader fills in default parameters, infers types and shapes, and folds
+what is constant; this module copies its result into plain data. Protobuf messages go in, tuples
+and NumPy arrays come out.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convcal.coreml._coremltools import load_coremltools
+from convcal.coreml.describe import default_function, function_description
+from convcal.errors import ConvcalError, InputError, UnsupportedModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from convcal.coreml.package import Package
+
+__all__ = ["Operation", "Program", "Value", "list_operations", "load_program"]
+
+# coremltools' names of element types, as NumPy's where NumPy has them.
+_DTYPES = {"fp16": "float16", "fp32": "float32", "fp64": "float64"}
+
+
+@dataclass(frozen=True, eq=False)
+class Value:
+    """A tensor of a program.
+
+    Parameters
+    ----------
+    name : str
+        Its name in the package.
+    dtype : str
+        NumPy's name of its element type (``"float32"``, ``"float16"``, ``"int32"``, ``"bool"``,
+        ``"int8"``, …), ``"str"`` for text.
+    shape : tuple of int or None
+        None stands for a length that is known only when the program runs.
+    constant : ndarray, optional
+        What it holds, read-only, where that does not depend on the inputs.
+    """
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+    constant: NDArray[Any] | None = None
+
+
+@dataclass(frozen=True, eq=False)
+class Operation:
+    """An operation of a program.
+
+    Parameters
+    ----------
+    type, name : str
+        Such as ``"conv_transpose"`` and ``"upsample_1"``.
+    inputs : mapping of str to Value or tuple of Value
+        By parameter name, defaults included; absent parameters are absent.
+    outputs : tuple of Value
+        Its results, in order.
+    """
+
+    type: str
+    name: str
+    inputs: Mapping[str, Value | tuple[Value, ...]]
+    outputs: tuple[Value, ...]
+
+    @property
+    def is_folded(self) -> bool:
+        """Whether every result is a constant, so that nothing is left to compute."""
+        return bool(self.outputs) and all(value.constant is not None for value in self.outputs)
+
+    def tensor(self, name: str) -> Value:
+        """Give the input `name`, a single tensor.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the operation has no such input.
+        """
+        value = self.inputs.get(name)
+        if not isinstance(value, Value):
+            raise UnsupportedModelError(f"{self} has no tensor '{name}'")
+        return value
+
+    def constant(self, name: str) -> NDArray[Any] | None:
+        """Give the constant that the parameter `name` holds; None if it is absent.
+
+        Raises
+        ------
+        UnsupportedModelError
+            If the parameter is computed when the program runs.
+        """
+        value = self.inputs.get(name)
+        if value is None:
+            return None
+        if not isinstance(value, Value) or value.constant is None:
+            raise UnsupportedModelError(f"the parameter '{name}' is computed at run time")
+        return value.constant
+
+    def integers(self, name: str) -> tuple[int, ...] | None:
+        """Give the parameter `name` as integers; None if it is absent."""
+        constant = self.constant(name)
+        return None if constant is None else tuple(int(item) for item in np.ravel(constant))
+
+    def __str__(self) -> str:
+        return f"{self.type} '{self.name}'"
+
+
+@dataclass(frozen=True, eq=False)
+class Program:
+    """One function of an ML Program.
+
+    Parameters
+    ----------
+    inputs, outputs : tuple of Value
+        What it takes and gives, in the program's order.
+    operations : tuple of Operation
+        In an order in which they can be computed; constants are not among them.
+    """
+
+    inputs: tuple[Value, ...]
+    outputs: tuple[Value, ...]
+    operations: tuple[Operation, ...]
+
+
+def load_program(
+    package: Package,
+    *,
+    function: str | None = None,
+    input_shapes: Mapping[str, Sequence[int]] | None = None,
+) -> Program:
+    """Read one function of a package's ML Program.
+
+    Parameters
+    ----------
+    package : convcal.coreml.package.Package
+        A package that holds an ML Program.
+    function : str, optional
+        Which function; by default the package's default, usually ``"main"``.
+    input_shapes : mapping of str to sequence of int, optional
+        Shapes to infer the program for, of inputs whose shape is flexible.
+
+    Returns
+    -------
+    Program
+        The view, with constants read from the weight file.
+
+    Raises
+    ------
+    InputError
+        If there is no such function, or the program is not consistent (types that do not match,
+        a weight file that is missing or truncated).
+    UnsupportedModelError
+        If coremltools cannot read some construct of it.
+    """
+    load_coremltools()
+    from coremltools.converters.mil.frontend.milproto.load import (  # noqa: TID251 - after the door
+        load_mil_proto,
+    )
+
+    name = _named(package, function)
+    spec = package.spec
+    message = type(spec.mlProgram)()
+    message.version = spec.mlProgram.version
+    message.functions[name].CopyFrom(spec.mlProgram.functions[name])
+    if input_shapes:
+        _fix_input_shapes(message.functions[name], input_shapes)
+    weights_dir = "" if package.weights_dir is None else str(package.weights_dir)
+    try:
+        loaded = load_mil_proto(message, spec.specificationVersion, weights_dir)
+        return _view(loaded.functions[name])
+    except ConvcalError:
+        raise
+    except NotImplementedError as error:
+        raise UnsupportedModelError(
+            f"coremltools cannot read the program of '{package.path}': {_said(error)}; "
+            "convcal handles what coremltools can read: convert the model again without it"
+        ) from error
+    except Exception as error:  # coremltools raises whatever its own parsing trips over
+        raise InputError(
+            f"the program of '{package.path}' (function '{name}') is not consistent: "
+            f"{_said(error)}; convert the model again, or copy the whole package again"
+        ) from error
+
+
+def list_operations(package: Package, *, function: str | None = None) -> list[tuple[str, str]]:
+    """List type and name of every operation of a function, nested blocks included.
+
+    Read from the message alone, so that it works for programs that coremltools cannot load.
+
+    Raises
+    ------
+    InputError
+        If there is no such function.
+    """
+    message = package.spec.mlProgram.functions[_named(package, function)]
+    return list(_operations_of(message.block_specializations[message.opset]))
+
+
+def _named(package: Package, function: str | None) -> str:
+    name = default_function(package) if function is None else function
+    function_description(package, name)
+    return name
+
+
+def _operations_of(block: Any) -> Iterator[tuple[str, str]]:
+    for operation in block.operations:
+        names = [output.name for output in operation.outputs]
+        if "name" in operation.attributes:  # asking a protobuf map for an absent key would add it
+            value = operation.attributes["name"].immediateValue
+            names = [*value.tensor.strings.values, *names]
+        yield operation.type, next(iter(names), "")
+        for nested in operation.blocks:
+            yield from _operations_of(nested)
+
+
+def _fix_input_shapes(function: Any, shapes: Mapping[str, Sequence[int]]) -> None:
+    for named in function.inputs:
+        if named.name in shapes:
+            dimensions = named.type.tensorType.dimensions
+            for dimension, length in zip(dimensions, shapes[named.name], strict=True):
+                dimension.constant.size = int(length)
+
+
+def _said(error: Exception) -> str:
+    return f"{type(error).__name__}: {error}" if str(error) else type(error).__name__
+
+
+def _view(function: Any) -> Program:
+    values: dict[int, Value] = {}
+
+    def value_of(variable: Any) -> Value:
+        if id(variable) not in values:
+            values[id(variable)] = _value(variable)
+        return values[id(variable)]
+
+    inputs = tuple(value_of(variable) for variable in function.inputs.values())
+    operations = []
+    for operation in function.operations:
+        if operation.op_type == "const":
+            continue
+        arguments: dict[str, Value | tuple[Value, ...]] = {}
+        for name, argument in operation.inputs.items():
+            if isinstance(argument, (list, tuple)):
+                arguments[name] = tuple(value_of(each) for each in argument)
+            elif argument is not None:
+                arguments[name] = value_of(argument)
+        outputs = tuple(value_of(variable) for variable in operation.outputs)
+        operations.append(Operation(operation.op_type, operation.name, arguments, outputs))
+    return Program(inputs, tuple(value_of(each) for each in function.outputs), tuple(operations))
+
+
+def _value(variable: Any) -> Value:
+    constant = None
+    if variable.val is not None:
+        constant = np.asarray(variable.val).view()
+        constant.flags.writeable = False
+    if getattr(variable, "elem_type", None) is not None:  # a list of tensors
+        return Value(variable.name, "list", ())
+    shape = tuple(_length(length) for length in variable.shape)
+    return Value(variable.name, _dtype_name(variable.dtype), shape, constant)
+
+
+def _dtype_name(dtype: Any) -> str:
+    from coremltools.converters.mil.mil import types  # noqa: TID251 - after the door
+
+    name = str(types.builtin_to_string(dtype))
+    return _DTYPES.get(name, name)
+
+
+def _length(length: Any) -> int | None:
+    return int(length) if isinstance(length, (int, np.integer)) else None

@@ -1,0 +1,140 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What emulated faults do to a runner: inside the network, and to its outputs."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+from convcal.faults import ArrayFault, CropOrigin, Fault
+from convcal.runtime.translation.transposed_convolution import (
+    Crop,
+    crop_of,
+    cropped_conv_transpose,
+)
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from convcal.coreml.program import Operation
+    from convcal.model_description import Feature, ModelDescription
+    from convcal.runtime.runner import Runner
+    from convcal.runtime.translation.graph import Graph
+
+__all__ = ["FaultyRunner", "MovedCrop", "distort", "operation_faults"]
+
+
+@dataclass(frozen=True)
+class MovedCrop:
+    """`CropOrigin` at work.
+
+    Parameters
+    ----------
+    fault : CropOrigin
+        Its parameters.
+    """
+
+    fault: CropOrigin
+
+    def translate(self, graph: Graph, operation: Operation) -> list[str] | None:
+        """Translate a ``conv_transpose`` with its crop at the wrong place, if this one is hit."""
+        if operation.type != "conv_transpose":
+            return None
+        if self.fault.precision == "fp16" and operation.outputs[0].dtype != "float16":
+            return None
+        crop = crop_of(operation)
+        if crop.is_regular:
+            return None
+        moved = dataclasses.replace(crop, begin=self._begin(crop))
+        if moved == crop:
+            return None
+        return cropped_conv_transpose(graph, operation, moved)
+
+    def _begin(self, crop: Crop) -> tuple[int, ...]:
+        if self.fault.variant == "zero":
+            return (0,) * len(crop.full)
+        return tuple(max(0, f - n) // 2 for f, n in zip(crop.full, crop.size, strict=True))
+
+
+class FaultyRunner:
+    """A runner whose outputs the faults of arrays distort.
+
+    Parameters
+    ----------
+    runner : Runner
+        Runs the model; it is closed with this one.
+    faults : sequence of ArrayFault
+        Applied in their order.
+    """
+
+    def __init__(self, runner: Runner, faults: Sequence[Fault]) -> None:
+        self._runner = runner
+        self._faults = tuple(faults)
+
+    @property
+    def description(self) -> ModelDescription:
+        """The model's inputs and outputs."""
+        return self._runner.description
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """What runs the model, and which faults are emulated."""
+        faults = "; ".join(str(fault) for fault in self._faults)
+        return MappingProxyType({**self._runner.provenance, "faults": faults})
+
+    def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run one sample and distort its outputs."""
+        return distort(self._runner.run(sample), self.description, self._faults)
+
+    def close(self) -> None:
+        """Close the runner inside."""
+        self._runner.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def operation_faults(faults: Sequence[Fault]) -> list[MovedCrop]:
+    """Give those that act inside the network, ready for the translator."""
+    return [MovedCrop(fault) for fault in faults if isinstance(fault, CropOrigin)]
+
+
+def distort(
+    outputs: Mapping[str, NDArray[Any]], description: ModelDescription, faults: Sequence[Fault]
+) -> dict[str, NDArray[Any]]:
+    """Apply the faults of arrays, in their order, to the outputs that the model declares.
+
+    Outputs of the model that hold integers other than pictures (indices, labels) are left alone,
+    and so are tensors that it does not declare. Axis 0 of a tensor is the batch and axis 1 the
+    channels; a picture has channels last.
+    """
+    result = dict(outputs)
+    for feature in description.outputs:
+        array = result.get(feature.name)
+        if array is None or (array.dtype.kind != "f" and feature.kind != "image"):
+            continue
+        axes = _axes(feature, array.ndim)
+        for fault in faults:
+            if isinstance(fault, ArrayFault):
+                array = fault.apply(array, **axes)
+        result[feature.name] = array
+    return result
+
+
+def _axes(feature: Feature, rank: int) -> dict[str, int | None]:
+    if feature.kind == "image":
+        return {"batch_axis": None, "channel_axis": 2 if rank == 3 else None}
+    return {"batch_axis": 0 if rank else None, "channel_axis": 1 if rank > 1 else None}

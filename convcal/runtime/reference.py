@@ -1,0 +1,270 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The reference runtime: ML Programs through ONNX Runtime, on every OS."""
+
+from __future__ import annotations
+
+import platform
+import warnings
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+import convcal
+from convcal.coreml.describe import describe
+from convcal.coreml.program import list_operations, load_program
+from convcal.errors import (
+    ConvcalWarning,
+    RunnerError,
+    UnavailableError,
+    UnsupportedModelError,
+)
+from convcal.runtime.faults import distort, operation_faults
+from convcal.runtime.samples import checked_sample, from_tensor, tensor_shape, to_tensor
+from convcal.runtime.translation import OPERATIONS, translate, unsupported
+
+if TYPE_CHECKING:
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from convcal.coreml.package import Package
+    from convcal.coreml.program import Program, Value
+    from convcal.faults import Fault
+    from convcal.model_description import ModelDescription
+    from convcal.runtime.translation import Translation
+
+__all__ = ["ReferenceRunner"]
+
+
+class ReferenceRunner:
+    """Runs a package's ML Program with ONNX Runtime, on the CPU.
+
+    Every result that the program types fp16 is computed in fp32 and rounded to fp16, as storage
+    in fp16 does; sums within an operation are fp32. Faults are emulated on request.
+
+    Parameters
+    ----------
+    package : Package
+        Holds an ML Program.
+    faults : sequence of Fault
+        Faults to emulate: those of operations inside the network, those of arrays on the
+        outputs, in their order.
+    extra_outputs : sequence of str
+        Names of tensors of the program that `run` returns besides the outputs.
+    threads : int, optional
+        How many threads an operation may use; by default as many as there are cores.
+
+    Raises
+    ------
+    InputError
+        If an argument or the program is not usable.
+    UnsupportedModelError
+        If the program has operations that are not translated yet; it lists all of them.
+    UnavailableError
+        If onnx or onnxruntime is not installed.
+
+    Warns
+    -----
+    ConvcalWarning
+        If a fault has no operation to act on, or the program is not clear.
+    """
+
+    def __init__(
+        self,
+        package: Package,
+        *,
+        faults: Sequence[Fault] = (),
+        extra_outputs: Sequence[str] = (),
+        threads: int | None = None,
+    ) -> None:
+        self._onnxruntime = _load_onnxruntime()
+        self._description = describe(package)
+        self._package = package
+        self._faults = tuple(faults)
+        self._extra_outputs = tuple(extra_outputs)
+        self._threads = threads
+        self._shapes: dict[str, tuple[int, ...]] | None = None
+        self._program: Program
+        self._translation: Translation
+        self._session: Any = None
+        self._is_closed = False
+        self._prepare({})
+        self._warn()
+
+    @property
+    def description(self) -> ModelDescription:
+        """The model's inputs and outputs."""
+        return self._description
+
+    @property
+    def faulted_operations(self) -> tuple[str, ...]:
+        """Names of the operations inside the network that an emulated fault acts on."""
+        return self._translation.faulted
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """What runs the model, and which faults are emulated."""
+        entries = {
+            "runtime": "reference",
+            "compute_units": "cpu-only",
+            "convcal": convcal.__version__,
+            "onnxruntime": str(self._onnxruntime.__version__),
+            "os": f"{platform.system()} {platform.release()}",
+            "machine": platform.machine(),
+            "python": platform.python_version(),
+        }
+        if self._faults:
+            entries["faults"] = "; ".join(str(fault) for fault in self._faults)
+        return MappingProxyType(entries)
+
+    def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run one sample.
+
+        Parameters
+        ----------
+        sample : mapping of str to ndarray
+            One array per input, of its shape. Floating inputs take any floating dtype, integer
+            inputs any integers that fit, pictures (H, W, 3) RGB or (H, W) grey uint8.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The outputs in the model's order, each of the model's own dtype (pictures uint8 RGB
+            or grey, rounded to nearest and clamped), and then the extra outputs.
+
+        Raises
+        ------
+        InputError
+            If the sample does not match the inputs; the message says what they are.
+        RunnerError
+            If ONNX Runtime fails, or the runner is closed.
+        """
+        if self._is_closed:
+            raise RunnerError("the runner is closed; open the package again")
+        arrays = checked_sample(sample, self._description)
+        tensors = {
+            feature.name: to_tensor(arrays[feature.name], feature)
+            for feature in self._description.inputs
+        }
+        self._prepare({name: tensor.shape for name, tensor in tensors.items()})
+        dtypes = {value.name: value.dtype for value in self._program.inputs}
+        feeds = {
+            tensor: _as_fed(tensors[name], dtypes[name])
+            for name, tensor in self._translation.inputs.items()
+        }
+        names = self._translation.outputs
+        try:
+            results = self._session.run(list(names.values()), feeds)
+        except Exception as error:  # ONNX Runtime's own exceptions have no common public class
+            raise RunnerError(f"ONNX Runtime failed on '{self._package.path}': {error}") from error
+        return self._gathered(dict(zip(names, results, strict=True)))
+
+    def close(self) -> None:
+        """Free the session; the runner cannot run afterwards."""
+        self._session = None
+        self._is_closed = True
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def _gathered(self, results: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        dtypes = {value.name: value.dtype for value in _values(self._program)}
+        with np.errstate(over="ignore"):  # fp16 values are representable, or infinite, already
+            outputs = {
+                feature.name: from_tensor(results[feature.name], feature)
+                for feature in self._description.outputs
+            }
+            extra = {
+                name: results[name].astype(dtypes[name])
+                for name in self._extra_outputs
+                if name not in outputs
+            }
+        return {**distort(outputs, self._description, self._faults), **extra}
+
+    def _prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
+        """Translate the program, for the given input shapes if some of its own are flexible."""
+        flexible = {
+            feature.name: feature for feature in self._description.inputs if feature.is_flexible
+        }
+        wanted = {
+            name: shapes.get(name) or tensor_shape(feature) for name, feature in flexible.items()
+        }
+        if wanted == self._shapes:
+            return
+        self._program = _read(self._package, wanted)
+        self._translation = translate(
+            self._program, outputs=self._extra_outputs, faults=operation_faults(self._faults)
+        )
+        options = self._onnxruntime.SessionOptions()
+        options.log_severity_level = 4  # fatal only: failures come as exceptions
+        if self._threads is not None:
+            options.intra_op_num_threads = self._threads
+        self._session = self._onnxruntime.InferenceSession(
+            self._translation.model.SerializeToString(),
+            options,
+            providers=["CPUExecutionProvider"],
+        )
+        self._shapes = wanted
+
+    def _warn(self) -> None:
+        """Say once what the user should know about this program under these faults."""
+        messages = list(self._translation.warnings)
+        if operation_faults(self._faults) and not self._translation.faulted:
+            messages.append(
+                f"no operation of '{self._package.path}' is one that the emulated fault "
+                f"'{operation_faults(self._faults)[0].fault}' touches; the outputs are those "
+                "without it"
+            )
+        for message in messages:
+            warnings.warn(message, ConvcalWarning, stacklevel=3)
+
+
+def _read(package: Package, input_shapes: Mapping[str, tuple[int, ...]]) -> Program:
+    """Load the program; if coremltools cannot, say which operations we could not run anyway."""
+    try:
+        return load_program(package, input_shapes=input_shapes)
+    except UnsupportedModelError as error:
+        unknown = [
+            (kind, name, "")
+            for kind, name in list_operations(package)
+            if kind != "const" and kind not in OPERATIONS
+        ]
+        if unknown:
+            raise unsupported(unknown) from error
+        raise
+
+
+def _values(program: Program) -> list[Value]:
+    made = [value for operation in program.operations for value in operation.outputs]
+    return [*program.inputs, *made]
+
+
+def _as_fed(tensor: NDArray[Any], dtype: str) -> NDArray[Any]:
+    """Give an input the dtype in which the graph takes it: fp16 as fp32."""
+    if dtype in ("float16", "float32"):
+        with np.errstate(over="ignore"):
+            return np.ascontiguousarray(tensor.astype(dtype).astype(np.float32))
+    return np.ascontiguousarray(tensor.astype(dtype))
+
+
+def _load_onnxruntime() -> Any:
+    """Import ONNX Runtime, and see that onnx is there too."""
+    try:
+        import onnx  # noqa: F401 - the translation needs it
+        import onnxruntime
+    except ImportError as error:
+        raise UnavailableError(
+            f"the reference runtime needs the Python packages onnx and onnxruntime "
+            f"({error}); install them with pip install 'convcal[reference]'"
+        ) from error
+    return onnxruntime

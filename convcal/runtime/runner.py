@@ -1,0 +1,159 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""One way to run a model, whatever runs it."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any, Protocol, Self
+
+from convcal.errors import InputError, UnavailableError
+from convcal.faults import ArrayFault, Fault, parse_fault
+
+if TYPE_CHECKING:
+    import os
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from convcal.model_description import ModelDescription
+
+__all__ = ["COMPUTE_UNITS", "RUNTIMES", "Runner", "open_runner"]
+
+RUNTIMES = ("auto", "coreml", "reference")
+COMPUTE_UNITS = ("all", "cpu-only", "cpu-and-gpu", "cpu-and-ne")
+
+
+class Runner(Protocol):
+    """A model that is ready to run; a context manager that closes it.
+
+    Attributes
+    ----------
+    description : ModelDescription
+        Its inputs and outputs.
+    provenance : mapping of str to str
+        What runs it: ``runtime``, versions, ``os``, ``machine`` or chip, ``compute_units``; and
+        ``faults``, separated by ``"; "``, if any are emulated.
+    """
+
+    @property
+    def description(self) -> ModelDescription:
+        """The model's inputs and outputs."""
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """What runs the model, and which faults are emulated."""
+
+    def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run one sample; give the outputs by name, in the model's order."""
+
+    def close(self) -> None:
+        """Free what the runner holds; it cannot run afterwards."""
+
+    def __enter__(self) -> Self: ...
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None: ...
+
+
+def open_runner(
+    path: str | os.PathLike[str],
+    *,
+    runtime: str = "auto",
+    compute_units: str = "all",
+    faults: Sequence[Fault | str] = (),
+    extra_outputs: Sequence[str] = (),
+    timeout: float = 300.0,
+) -> Runner:
+    """Open a package for running.
+
+    Parameters
+    ----------
+    path : path
+        An ``.mlpackage`` that holds an ML Program.
+    runtime : {"auto", "coreml", "reference"}
+        Core ML itself (macOS), or the reference runtime (every OS). Auto takes Core ML on macOS
+        and the reference runtime elsewhere.
+    compute_units : {"all", "cpu-only", "cpu-and-gpu", "cpu-and-ne"}
+        What Core ML may use. The reference runtime uses the CPU, whatever is allowed here.
+    faults : sequence of Fault or str
+        Faults to emulate, as objects or as `convcal.faults.parse_fault` reads them. Those that
+        act inside the network need the reference runtime.
+    extra_outputs : sequence of str
+        Tensors of the program to return besides the outputs; reference runtime only.
+    timeout : float
+        Seconds that Core ML may take for loading the model, or for one sample; the reference
+        runtime is not limited.
+
+    Returns
+    -------
+    Runner
+        To be closed, or used in a ``with`` statement.
+
+    Raises
+    ------
+    InputError
+        If the package or an argument is not usable.
+    UnsupportedModelError
+        If the package holds another kind of model, or operations that the reference runtime
+        does not have.
+    UnavailableError
+        If this machine cannot run it in that way; the message says how it can.
+
+    Warns
+    -----
+    ConvcalWarning
+        If a fault has nothing to act on, or the program is not clear about what it computes.
+    """
+    if runtime not in RUNTIMES:
+        raise InputError(f"there is no runtime '{runtime}'; choose one of {', '.join(RUNTIMES)}")
+    if compute_units not in COMPUTE_UNITS:
+        raise InputError(
+            f"there are no compute units '{compute_units}'; "
+            f"choose one of {', '.join(COMPUTE_UNITS)}"
+        )
+    emulated = tuple(parse_fault(each) if isinstance(each, str) else each for each in faults)
+    is_macos = sys.platform == "darwin"
+    if runtime == "coreml" and not is_macos:
+        raise UnavailableError(
+            f"Core ML runs on macOS only, and this is {sys.platform}; use the reference runtime "
+            "(runtime='reference', --runtime reference), with emulated faults if need be, or "
+            "record the outputs on a Mac or in an app and fit from these (convcal capture, "
+            "convcal fit --captures)"
+        )
+    if runtime == "reference" or not is_macos:
+        from convcal.coreml.package import read_package
+        from convcal.runtime.reference import ReferenceRunner
+
+        return ReferenceRunner(read_package(path), faults=emulated, extra_outputs=extra_outputs)
+    return _open_coreml(path, compute_units, emulated, extra_outputs, timeout)
+
+
+def _open_coreml(
+    path: str | os.PathLike[str],
+    compute_units: str,
+    faults: tuple[Fault, ...],
+    extra_outputs: Sequence[str],
+    timeout: float,
+) -> Runner:
+    from convcal.runtime.coreml import CoreMLRunner
+    from convcal.runtime.faults import FaultyRunner
+
+    inside = [str(fault) for fault in faults if not isinstance(fault, ArrayFault)]
+    if inside:
+        raise InputError(
+            f"the fault '{inside[0]}' acts inside the network, which Core ML does not let us "
+            "reach; run the package on the reference runtime (runtime='reference', "
+            "--runtime reference)"
+        )
+    if extra_outputs:
+        raise InputError(
+            f"Core ML gives the outputs of a model, not its tensor '{extra_outputs[0]}'; run the "
+            "package on the reference runtime (runtime='reference', --runtime reference)"
+        )
+    runner: Runner = CoreMLRunner(path, compute_units=compute_units, timeout=timeout)
+    return FaultyRunner(runner, faults) if faults else runner

@@ -1,0 +1,155 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The ONNX graph under construction: tensors by name, nodes, constants, fp16 roundings."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convcal.errors import UnsupportedModelError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+    from convcal.coreml.program import Value
+
+__all__ = ["OPSET", "Graph", "element_type"]
+
+# Opset 18 and IR 8 are read by every ONNX Runtime since 1.14, and have all that is used here.
+OPSET = 18
+_IR_VERSION = 8
+
+# ONNX element types (TensorProto.DataType) in which the values of a program live in the graph.
+# fp16 values live as fp32 numbers that fp16 can represent: see `Graph.rounded`.
+_FLOAT, _INT32, _BOOL, _FLOAT16 = 1, 6, 9, 10
+_ELEMENT_TYPES = {"float32": _FLOAT, "float16": _FLOAT, "int32": _INT32, "bool": _BOOL}
+_CONSTANT_DTYPES = {
+    "float32": np.float32,
+    "float16": np.float32,
+    "int32": np.int32,
+    "bool": np.bool_,
+}
+
+
+def element_type(value: Value) -> int:
+    """Give the ONNX element type in which a value lives in the graph.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If the reference runtime has no such values.
+    """
+    if value.dtype not in _ELEMENT_TYPES:
+        raise UnsupportedModelError(
+            f"the tensor '{value.name}' is of type {value.dtype}; "
+            f"the reference runtime computes with {', '.join(_ELEMENT_TYPES)}"
+        )
+    return _ELEMENT_TYPES[value.dtype]
+
+
+class Graph:
+    """Collects the nodes and constants of an ONNX model, each under a name of its own.
+
+    Attributes
+    ----------
+    warnings : list of str
+        What the user should know about how the program was understood.
+    """
+
+    def __init__(self) -> None:
+        self.warnings: list[str] = []
+        self._nodes: list[Any] = []
+        self._initializers: list[Any] = []
+        self._names: set[str] = set()
+        self._tensors: dict[Value, str] = {}
+
+    def bind(self, value: Value, tensor: str) -> None:
+        """Say which tensor of the graph holds a value of the program."""
+        self._tensors[value] = tensor
+
+    def reserve(self, name: str) -> str:
+        """Take a name like `name` that nothing else in the graph has."""
+        candidate, count = name, 0
+        while candidate in self._names:
+            count += 1
+            candidate = f"{name}/{count}"
+        self._names.add(candidate)
+        return candidate
+
+    def tensor(self, value: Value) -> str:
+        """Give the tensor that holds a value; a constant is added when it is first asked for."""
+        if value not in self._tensors:
+            if value.constant is None:
+                raise UnsupportedModelError(f"the tensor '{value.name}' is used before it is made")
+            element_type(value)
+            array: NDArray[Any] = value.constant.astype(_CONSTANT_DTYPES[value.dtype])
+            self.bind(value, self.constant(array, name=value.name))
+        return self._tensors[value]
+
+    def constant(self, array: NDArray[Any], *, name: str = "constant") -> str:
+        """Add a constant."""
+        from onnx import numpy_helper
+
+        tensor = self.reserve(name)
+        self._initializers.append(
+            numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), tensor)
+        )
+        return tensor
+
+    def integers(self, values: Sequence[int]) -> str:
+        """Add a vector of int64, which ONNX takes for shapes, axes and pads."""
+        return self.constant(np.array(values, np.int64))
+
+    def number(self, value: float) -> str:
+        """Add an fp32 scalar."""
+        return self.constant(np.array(value, np.float32))
+
+    def node(self, kind: str, *inputs: str, **attributes: Any) -> str:
+        """Add a node with one result, and give its name."""
+        return self.split_node(kind, *inputs, n_outputs=1, **attributes)[0]
+
+    def split_node(self, kind: str, *inputs: str, n_outputs: int, **attributes: Any) -> list[str]:
+        """Add a node with several results, and give their names."""
+        from onnx import helper
+
+        outputs = [self.reserve(kind.lower()) for _ in range(n_outputs)]
+        self._nodes.append(
+            helper.make_node(kind, list(inputs), outputs, name=outputs[0], **attributes)
+        )
+        return outputs
+
+    def rounded(self, tensor: str) -> str:
+        """Round fp32 numbers to fp16 (ties to even, overflow to infinity) and widen them again.
+
+        ONNX Runtime drops such a pair between fp16 operations but keeps it between fp32 ones.
+        """
+        return self.node("Cast", self.node("Cast", tensor, to=_FLOAT16), to=_FLOAT)
+
+    def expose(self, value: Value) -> str:
+        """Give a value a tensor that can be an output of the graph, under its own name."""
+        from onnx import helper
+
+        name = self.reserve(value.name)
+        self._nodes.append(helper.make_node("Identity", [self.tensor(value)], [name]))
+        return name
+
+    def model(
+        self, inputs: Sequence[tuple[str, Value]], outputs: Sequence[tuple[str, Value]]
+    ) -> Any:
+        """Assemble the ``onnx.ModelProto``; inputs and outputs are pairs of name and value."""
+        from onnx import helper
+
+        def described(tensor: str, value: Value) -> Any:
+            return helper.make_tensor_value_info(tensor, element_type(value), list(value.shape))
+
+        graph = helper.make_graph(
+            self._nodes,
+            "program",
+            [described(tensor, value) for tensor, value in inputs],
+            [described(tensor, value) for tensor, value in outputs],
+            initializer=self._initializers,
+        )
+        opsets = [helper.make_opsetid("", OPSET)]
+        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)

@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Walk through a program and translate its operations, or say which ones cannot be."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Protocol
+
+from convcal.errors import InputError, UnsupportedModelError
+from convcal.runtime.translation import (
+    convolution,
+    elementwise,
+    padding,
+    shape,
+    transposed_convolution,
+)
+from convcal.runtime.translation.graph import Graph, element_type
+
+if TYPE_CHECKING:
+    from convcal.coreml.program import Operation, Program, Value
+
+__all__ = ["OPERATIONS", "OperationFault", "Translation", "translate", "unsupported"]
+
+OPERATIONS = {
+    **convolution.OPERATIONS,
+    **elementwise.OPERATIONS,
+    **padding.OPERATIONS,
+    **shape.OPERATIONS,
+    **transposed_convolution.OPERATIONS,
+}
+# These move elements that are rounded already.
+_EXACT = frozenset({**shape.OPERATIONS, **padding.OPERATIONS})
+_MAX_EXAMPLES = 3
+_REMEDY = (
+    "run the package on macOS (runtime='coreml', --runtime coreml), or record the outputs there "
+    "or in your app and fit from these (convcal capture --import, convcal fit --captures)"
+)
+
+
+class OperationFault(Protocol):
+    """A fault that acts inside the network, where an operation's parameters call for it."""
+
+    def translate(self, graph: Graph, operation: Operation) -> list[str] | None:
+        """Translate the operation as the device computes it; None where it does so rightly."""
+
+
+@dataclass(frozen=True, eq=False)
+class Translation:
+    """A program as an ONNX model.
+
+    Parameters
+    ----------
+    model : onnx.ModelProto
+        The model.
+    inputs, outputs : mapping of str to str
+        From the program's name of a tensor to the model's.
+    faulted : tuple of str
+        Names of the operations that a fault acts on.
+    warnings : tuple of str
+        What the user should know about how the program was understood.
+    """
+
+    model: Any
+    inputs: Mapping[str, str]
+    outputs: Mapping[str, str]
+    faulted: tuple[str, ...]
+    warnings: tuple[str, ...]
+
+
+def translate(
+    program: Program, *, outputs: Sequence[str] = (), faults: Sequence[OperationFault] = ()
+) -> Translation:
+    """Translate a program to ONNX.
+
+    Parameters
+    ----------
+    program : Program
+        With shapes that are known.
+    outputs : sequence of str
+        Names of tensors to expose besides the program's outputs.
+    faults : sequence of OperationFault
+        Emulated faults; of several that act on an operation, the first does.
+
+    Returns
+    -------
+    Translation
+        The model, with the names of its inputs and outputs.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If there are operations, or uses of them, without a translation; it lists all of them.
+    InputError
+        If `outputs` names a tensor that the program does not have.
+    """
+    exposed = {value.name: value for value in program.outputs}
+    exposed |= {name: _find(program, name) for name in outputs}
+    graph = Graph()
+    inputs = {value.name: graph.reserve(value.name) for value in program.inputs}
+    for value in program.inputs:
+        graph.bind(value, inputs[value.name])
+    faulted = _translate_operations(graph, program, faults)
+    names = {name: graph.expose(value) for name, value in exposed.items()}
+    model = graph.model(
+        [(inputs[value.name], value) for value in program.inputs],
+        [(names[name], value) for name, value in exposed.items()],
+    )
+    return Translation(model, inputs, names, faulted, tuple(graph.warnings))
+
+
+def unsupported(refused: Iterable[tuple[str, str, str]]) -> UnsupportedModelError:
+    """Make the one error that lists all that cannot be translated.
+
+    Parameters
+    ----------
+    refused : iterable of (str, str, str)
+        Type and name of each operation, and what is wrong with this use of it (empty if there
+        is no translation of the type at all).
+    """
+    groups: dict[tuple[str, str], list[str]] = {}
+    for kind, name, reason in refused:
+        groups.setdefault((kind, reason), []).append(name)
+    lines = []
+    for (kind, reason), names in sorted(groups.items()):
+        examples = ", ".join(f"'{name}'" for name in names[:_MAX_EXAMPLES])
+        more = ", …" if len(names) > _MAX_EXAMPLES else ""
+        lines.append(f"{kind} ({len(names)}: {examples}{more}{'; ' if reason else ''}{reason})")
+    return UnsupportedModelError(
+        "the reference runtime does not have these operations of the model: "
+        f"{'; '.join(lines)}. To go on, {_REMEDY}"
+    )
+
+
+def _find(program: Program, name: str) -> Value:
+    names = []
+    for values in ([program.inputs], *([operation.outputs] for operation in program.operations)):
+        for value in values[0]:
+            if value.name == name:
+                element_type(value)
+                return value
+            names.append(value.name)
+    some = ", ".join(f"'{each}'" for each in names[:20])
+    raise InputError(
+        f"the program has no tensor '{name}'; it has {some}{' …' if len(names) > 20 else ''}"
+    )
+
+
+def _translate_operations(
+    graph: Graph, program: Program, faults: Sequence[OperationFault]
+) -> tuple[str, ...]:
+    """Add all operations to the graph; give the names of those that a fault acts on."""
+    faulted, refused = [], []
+    for operation in program.operations:
+        if operation.is_folded:
+            continue
+        tensors: Sequence[str] | None = None
+        try:
+            for value in operation.outputs:
+                element_type(value)
+            if operation.type not in OPERATIONS:
+                refused.append((operation.type, operation.name, ""))
+            else:
+                results = (fault.translate(graph, operation) for fault in faults)
+                tensors = next((result for result in results if result is not None), None)
+                if tensors is not None:
+                    faulted.append(operation.name)
+                else:
+                    tensors = OPERATIONS[operation.type](graph, operation)
+        except UnsupportedModelError as error:
+            refused.append((operation.type, operation.name, str(error)))
+        for index, value in enumerate(operation.outputs):
+            # After a refusal the walk goes on, to find the other ones.
+            tensor = "" if tensors is None else tensors[index]
+            if value.dtype == "float16" and operation.type not in _EXACT:
+                tensor = graph.rounded(tensor)
+            graph.bind(value, tensor)
+    if refused:
+        raise unsupported(refused)
+    return tuple(faulted)
