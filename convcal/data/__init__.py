@@ -1,2 +1,30 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Calibration sets and captures: samples from files, and recorded outputs on disk."""
+
+from convcal.data.arrays import ArrayFile, read_samples, write_samples
+from convcal.data.captures import ROLES, Capture, open_capture
+from convcal.data.pictures import luma, read_picture, tiles
+from convcal.data.recording import RoleWriter, check_role, import_outputs, write_role
+from convcal.data.samples import CalibrationSet, open_samples
+from convcal.data.sound import windows
+from convcal.data.sources import Sample
+
+__all__ = [
+    "ROLES",
+    "ArrayFile",
+    "CalibrationSet",
+    "Capture",
+    "RoleWriter",
+    "Sample",
+    "check_role",
+    "import_outputs",
+    "luma",
+    "open_capture",
+    "open_samples",
+    "read_picture",
+    "read_samples",
+    "tiles",
+    "windows",
+    "write_role",
+    "write_samples",
+]

@@ -1,0 +1,309 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Captures: the outputs of the reference and the observed model, paired by sample, on disk.
+
+A capture is a folder in Zarr format 3 (any Zarr library reads it)::
+
+    NAME/                         group {"convcal": {"format": "convcal.capture", "version": 1}}
+    NAME/reference/               group {"samples": [...], "provenance": {...}}
+    NAME/reference/output-0/      array (n_samples, *shape), attributes {"name": "upsampled"}
+    NAME/observed/...             the same
+
+- Roles are ``reference`` and ``observed``. A capture holds one or both.
+- ``samples`` names the indices of the first axis. The roles are paired **by name**; their order
+  may differ.
+- ``provenance`` is a JSON object: runtime, versions, os, chip, compute_units, package hash, faults.
+- Outputs are numbered in the model's order; their name is an attribute, so that no name of a
+  model ever becomes a path. Every sample's output has the same shape. The dtype is a boolean, an
+  integer or a float of at most 64 bits.
+- One chunk holds one sample. Codecs: ``bytes`` (little endian), ``zstd``, ``crc32c``: a damaged
+  chunk is noticed when it is read. Readers accept the other lossless codecs of the Zarr
+  specification too. A chunk that is missing is damage, not a fill value.
+- Readers ignore attributes that they do not know. Nothing is ever unpickled.
+
+Values are kept bit by bit, NaN payloads and the sign of zero included.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from convcal.data.arrays import listing
+from convcal.data.npy import is_plain
+from convcal.errors import ConvcalError, InputError
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["FORMAT", "ROLES", "VERSION", "Capture", "open_capture", "open_role"]
+
+ROLES = ("reference", "observed")
+FORMAT = "convcal.capture"
+VERSION = 1
+_CODECS = {"bytes", "transpose", "gzip", "zstd", "blosc", "crc32c"}
+
+
+class Capture:
+    """A capture on disk, open for reading. Made by `open_capture`.
+
+    Attributes
+    ----------
+    path : pathlib.Path
+        The folder.
+    roles : tuple of str
+        Which of ``reference`` and ``observed`` it holds.
+    samples : tuple of str
+        The names of the samples, in the order in which `read` gives them: that of the
+        reference, or of the only role.
+    outputs : tuple of str
+        The names of the outputs, in the model's order.
+    provenance : dict of str to dict
+        By role, what ran where.
+    """
+
+    def __init__(self, path: Path, roles: Mapping[str, Role]) -> None:
+        self.path = path
+        self._roles = dict(roles)
+        self.roles = tuple(role for role in ROLES if role in roles)
+        first = self._roles[self.roles[0]]
+        self.samples = first.samples
+        self.outputs = tuple(first.arrays)
+        self.provenance = {role: self._roles[role].provenance for role in self.roles}
+        if len(self.roles) == len(ROLES):
+            self._check_pairing()
+
+    def read(self, role: str, output: str) -> NDArray[np.generic]:
+        """Read one output of one role for all samples.
+
+        Returns
+        -------
+        numpy.ndarray
+            (n_samples, *shape) in the dtype that was recorded, in the order of `samples`, so
+            that the arrays of both roles are paired.
+
+        Raises
+        ------
+        InputError
+            If there is no such role or output, or what is on disk is damaged.
+        """
+        array = self._array(role, output)
+        values = np.empty(array.shape, dtype=array.dtype)
+        for index, row in enumerate(self._rows(role, output)):
+            values[index] = row
+        return values
+
+    def pairs(self, output: str) -> Iterator[tuple[str, NDArray[np.generic], NDArray[np.generic]]]:
+        """Go through one output sample by sample, one pair in memory.
+
+        Yields
+        ------
+        sample : str
+            The name.
+        reference, observed : numpy.ndarray
+            Of the output's shape.
+
+        Raises
+        ------
+        InputError
+            If a role is missing, there is no such output, or what is on disk is damaged.
+        """
+        rows = [self._rows(role, output) for role in ROLES]
+        yield from zip(self.samples, *rows, strict=True)
+
+    def _rows(self, role: str, output: str) -> Iterator[NDArray[np.generic]]:
+        array = self._array(role, output)
+        position = {name: index for index, name in enumerate(self._roles[role].samples)}
+        for sample in self.samples:
+            with _readable(self.path, f"sample '{sample}' of output '{output}' ({role})"):
+                row = np.asarray(array[position[sample]])
+            yield row
+
+    def _array(self, role: str, output: str) -> Any:
+        if role not in self._roles:
+            msg = (
+                f"capture '{self.path}' holds no {role} outputs, only {listing(self.roles)}; "
+                f"add them with convcal capture … --role {role} -o {self.path}"
+            )
+            raise InputError(msg)
+        arrays = self._roles[role].arrays
+        if output not in arrays:
+            msg = f"capture '{self.path}' has no output '{output}'; it has {listing(arrays)}"
+            raise InputError(msg)
+        return arrays[output]
+
+    def _check_pairing(self) -> None:
+        reference, observed = (self._roles[role] for role in ROLES)
+        for what, first, second in (
+            ("samples", reference.samples, observed.samples),
+            ("outputs", reference.arrays, observed.arrays),
+        ):
+            only_first = [name for name in first if name not in second]
+            only_second = [name for name in second if name not in first]
+            if only_first or only_second:
+                msg = (
+                    f"the roles of capture '{self.path}' do not match: only the reference has "
+                    f"{what} {listing(only_first)}, only the observed {listing(only_second)}; "
+                    f"record both from the same data and {what} of the same names"
+                )
+                raise InputError(msg)
+        for name, array in reference.arrays.items():
+            other = observed.arrays[name]
+            if array.shape[1:] != other.shape[1:]:
+                msg = (
+                    f"output '{name}' of capture '{self.path}' has shape {array.shape[1:]} in the "
+                    f"reference and {other.shape[1:]} in the observed; record both from "
+                    "conversions of one network"
+                )
+                raise InputError(msg)
+
+
+class Role:
+    """The checked content of one role: its samples, its provenance and its arrays by output."""
+
+    def __init__(self, group: Any, *, where: str) -> None:
+        samples = group.attrs.get("samples")
+        if not _is_names(samples) or not samples:
+            raise InputError(f"{where} does not name its samples; record it again")
+        self.samples: tuple[str, ...] = tuple(samples)
+        provenance = group.attrs.get("provenance", {})
+        if not isinstance(provenance, dict):
+            raise InputError(f"{where} has provenance {provenance!r}, which is no JSON object")
+        self.provenance: dict[str, Any] = provenance
+        self.arrays: dict[str, Any] = {}
+        index = 0
+        while (key := f"output-{index}") in group:
+            array = group[key]
+            name = array.attrs.get("name")
+            if not isinstance(name, str) or name in self.arrays:
+                raise InputError(f"array '{key}' of {where} has the unusable name {name!r}")
+            _check_array(array, n_samples=len(samples), where=f"output '{name}' of {where}")
+            self.arrays[name] = array
+            index += 1
+        if not self.arrays:
+            raise InputError(f"{where} holds no outputs; record it again")
+
+
+def _is_names(value: object) -> bool:
+    return (
+        isinstance(value, list)
+        and all(isinstance(name, str) for name in value)
+        and len(set(value)) == len(value)
+    )
+
+
+def _check_array(array: Any, *, n_samples: int, where: str) -> None:
+    """Refuse what version 1 does not have, and chunks that are missing, before values are read."""
+    metadata = array.metadata.to_dict()
+    codecs = {codec["name"] for codec in metadata["codecs"]}
+    if not codecs <= _CODECS:
+        msg = f"{where} is coded with {listing(sorted(codecs - _CODECS))}; accepted are "
+        raise InputError(msg + listing(sorted(_CODECS)))
+    if not is_plain(array.dtype):
+        raise InputError(f"{where} has dtype {array.dtype}; accepted are numbers and booleans")
+    if array.ndim == 0 or array.shape[0] != n_samples:
+        msg = f"{where} has shape {array.shape}, but {n_samples} samples are named"
+        raise InputError(msg)
+    if array.chunks != (1, *array.shape[1:]):
+        msg = f"{where} has chunks {array.chunks}; a chunk holds one sample"
+        raise InputError(msg)
+    n_missing = n_samples - array.nchunks_initialized
+    if n_missing:
+        msg = f"{where} lacks the values of {n_missing} of its {n_samples} samples; copy it again"
+        raise InputError(msg)
+
+
+def open_capture(path: str | os.PathLike[str]) -> Capture:
+    """Open a capture and check that its roles, if there are two, can be paired.
+
+    Parameters
+    ----------
+    path : path
+        The folder.
+
+    Returns
+    -------
+    Capture
+
+    Raises
+    ------
+    InputError
+        If this is no capture, one of a newer version or of Zarr format 2, if it is damaged, or
+        if names of samples, names of outputs or shapes differ between the roles.
+    """
+    folder = Path(path)
+    roles = {role: found for role in ROLES if (found := open_role(folder, role)) is not None}
+    if not roles:
+        raise InputError(f"capture '{folder}' holds neither of {listing(ROLES)}; record it again")
+    return Capture(folder, roles)
+
+
+def open_role(folder: Path, role: str) -> Role | None:
+    """Open one role of a capture, whatever the other one is like.
+
+    Returns
+    -------
+    Role or None
+        None if the capture does not hold it.
+
+    Raises
+    ------
+    InputError
+        If this is no capture, or the role is damaged.
+    """
+    root = _open_root(folder)
+    with _readable(folder, f"role '{role}'"):
+        return Role(root[role], where=f"{role} of capture '{folder}'") if role in root else None
+
+
+def _open_root(folder: Path) -> Any:
+    document = folder / "zarr.json"
+    if not folder.is_dir():
+        raise InputError(f"there is no capture at '{folder}'; convcal capture writes one")
+    if not document.is_file():
+        is_old = (folder / ".zgroup").exists() or (folder / ".zarray").exists()
+        found = "Zarr format 2, which is not read" if is_old else "no zarr.json"
+        raise InputError(f"'{folder}' is no capture: it has {found}; convcal capture writes one")
+    import zarr
+
+    with _readable(folder, "its description"):
+        _check_text(document)
+        root = zarr.open_group(folder, mode="r", zarr_format=3, use_consolidated=False)
+        mark = root.attrs.get("convcal")
+    if not isinstance(mark, dict) or mark.get("format") != FORMAT:
+        raise InputError(f"'{folder}' is a Zarr group, but no capture of convcal's")
+    version = mark.get("version")
+    if not isinstance(version, int) or not 1 <= version <= VERSION:
+        msg = (
+            f"capture '{folder}' is of version {version}; this convcal reads {VERSION}, so "
+            "update convcal"
+        )
+        raise InputError(msg)
+    return root
+
+
+def _check_text(document: Path) -> None:
+    """Raise ValueError unless a file is a JSON object; Zarr's own failures differ by version."""
+    if not isinstance(json.loads(document.read_text("utf-8")), dict):
+        raise ValueError(f"{document.name} holds no JSON object")  # noqa: TRY004  (not an argument)
+
+
+@contextlib.contextmanager
+def _readable(folder: Path, what: str) -> Iterator[None]:
+    """Turn whatever Zarr raises on damaged or foreign content into one message."""
+    try:
+        yield
+    except ConvcalError:
+        raise
+    # Damaged metadata surface as KeyError, TypeError, RuntimeError (zstd) and more.
+    except Exception as error:
+        msg = (
+            f"cannot read {what} of capture '{folder}': {type(error).__name__}: {error}; "
+            "copy or record it again"
+        )
+        raise InputError(msg) from error
