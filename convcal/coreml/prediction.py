@@ -1,0 +1,225 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The program that runs Core ML models, in a process of its own.
+
+The framework can crash, and it can hang while it compiles for the Neural Engine. Here that ends
+this process; `convcal.runtime.worker` starts it, asks, and reports.
+
+Messages in both directions are frames::
+
+    b"CVC1", header length (uint32), payload length (uint64), header, payload
+
+little endian, with a JSON header and the arrays of its list ``arrays``, one ``.npy`` after the
+other, as the payload. Requests: ``{"do": "load", "package", "compute_units"}``, then any number of
+``{"do": "predict", "images", "outputs"}``, each with ``limit``, the seconds after which the
+process ends itself if nobody did. Replies: ``{"is_done": true}`` with the outputs, or
+``{"is_done": false, "message"}``. Nothing is pickled. When standard input ends, the process does.
+"""
+
+from __future__ import annotations
+
+import faulthandler
+import io
+import json
+import os
+import queue
+import struct
+import threading
+import warnings
+from collections.abc import Callable, Mapping
+from typing import IO, TYPE_CHECKING, Any, NoReturn
+
+import numpy as np
+
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["PREFIX", "decode", "encode", "frame_length", "load_model", "run_worker"]
+
+Predictor = Callable[[dict[str, Any]], Mapping[str, Any]]
+Loader = Callable[[str, str], Predictor]
+Message = tuple[dict[str, Any], dict[str, "NDArray[np.generic]"]]
+
+_MAGIC = b"CVC1"
+PREFIX = struct.Struct("<4sIQ")
+_COMPUTE_UNITS = {
+    "all": "ALL",
+    "cpu-only": "CPU_ONLY",
+    "cpu-and-gpu": "CPU_AND_GPU",
+    "cpu-and-ne": "CPU_AND_NE",
+}
+
+
+def encode(header: Mapping[str, Any], arrays: Mapping[str, NDArray[np.generic]]) -> bytes:
+    """Make a frame.
+
+    Parameters
+    ----------
+    header : mapping
+        JSON.
+    arrays : mapping of str to ndarray
+        Of numbers; sent in C order whatever their strides are.
+    """
+    payload = io.BytesIO()
+    for values in arrays.values():
+        np.lib.format.write_array(payload, np.array(values, order="C"), allow_pickle=False)
+    text = json.dumps({**header, "arrays": list(arrays)}).encode()
+    content = payload.getbuffer()
+    return b"".join([PREFIX.pack(_MAGIC, len(text), len(content)), text, content])
+
+
+def frame_length(prefix: bytes) -> int:
+    """Tell from its first 16 bytes how long a frame is in all.
+
+    Raises
+    ------
+    ValueError
+        If this is no frame.
+    """
+    magic, n_header, n_payload = PREFIX.unpack(prefix[: PREFIX.size])
+    if magic != _MAGIC:
+        raise ValueError(f"expected a message and got {bytes(prefix)!r}")
+    return PREFIX.size + int(n_header) + int(n_payload)
+
+
+def decode(frame: bytes | bytearray) -> Message:
+    """Take a whole frame apart.
+
+    Raises
+    ------
+    ValueError
+        If this is no frame.
+    """
+    _, n_header, _ = PREFIX.unpack(frame[: PREFIX.size])
+    start = PREFIX.size + n_header
+    header = json.loads(bytes(frame[PREFIX.size : start]))
+    if not isinstance(header, dict) or not isinstance(header.get("arrays"), list):
+        raise ValueError("expected a message with a list of arrays")  # noqa: TRY004  (from outside)
+    payload = io.BytesIO(memoryview(frame)[start:])
+    arrays = {
+        str(name): np.lib.format.read_array(payload, allow_pickle=False)
+        for name in header["arrays"]
+    }
+    return header, arrays
+
+
+def load_model(package: str, compute_units: str) -> Predictor:
+    """Load a package into Core ML.
+
+    Parameters
+    ----------
+    package : str
+        The path of an ``.mlpackage``.
+    compute_units : {'all', 'cpu-only', 'cpu-and-gpu', 'cpu-and-ne'}
+        What Core ML may use.
+
+    Returns
+    -------
+    callable
+        ``MLModel.predict``: dict of arrays and PIL images in, dict of the same out.
+    """
+    from convcal.coreml._coremltools import load_coremltools
+
+    coremltools = load_coremltools()
+    with warnings.catch_warnings():
+        # coremltools only warns when the framework refuses a model; predict would fail later.
+        warnings.filterwarnings("error", message="You will not be able to run predict")
+        model = coremltools.models.MLModel(
+            package, compute_units=coremltools.ComputeUnit[_COMPUTE_UNITS[compute_units]]
+        )
+
+    def predict(inputs: dict[str, Any]) -> Mapping[str, Any]:
+        outputs: Mapping[str, Any] = model.predict(inputs)
+        return outputs
+
+    return predict
+
+
+def run_worker(load: Loader) -> NoReturn:
+    """Answer requests on this process's standard streams until standard input ends.
+
+    The framework and coremltools write to standard output as they please; it is turned to
+    standard error, so that it cannot get between the frames.
+
+    Parameters
+    ----------
+    load : callable
+        Called with package and compute units; gives what predicts.
+    """
+    requests = os.fdopen(os.dup(0), "rb")
+    replies = os.fdopen(os.dup(1), "wb")
+    os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
+    os.dup2(2, 1)
+    waiting: queue.SimpleQueue[Message] = queue.SimpleQueue()
+
+    def listen() -> None:
+        try:
+            while (request := _receive(requests)) is not None:
+                waiting.put(request)
+        finally:
+            # The parent is gone. A prediction may still be running, perhaps for ever.
+            os._exit(0)
+
+    threading.Thread(target=listen, daemon=True).start()
+    predict: Predictor | None = None
+    while True:
+        header, arrays = waiting.get()
+        # Ends the process by a C thread, even where the framework holds Python's lock.
+        faulthandler.dump_traceback_later(float(header["limit"]), exit=True, file=2)
+        try:
+            if header["do"] == "load":
+                predict, outputs = load(header["package"], header["compute_units"]), {}
+            else:
+                outputs = _predict(predict, header, arrays)
+            reply = encode({"is_done": True}, outputs)
+        except Exception as error:  # noqa: BLE001  (reported to the parent, whatever it is)
+            reply = encode({"is_done": False, "message": f"{type(error).__name__}: {error}"}, {})
+        finally:
+            faulthandler.cancel_dump_traceback_later()
+        replies.write(reply)
+        replies.flush()
+
+
+def _predict(
+    predict: Predictor | None, header: Mapping[str, Any], arrays: Mapping[str, NDArray[np.generic]]
+) -> dict[str, NDArray[np.generic]]:
+    if predict is None:
+        raise RuntimeError("no model is loaded")
+    images = set(header["images"])
+    given = predict(
+        {name: _to_picture(each) if name in images else each for name, each in arrays.items()}
+    )
+    return {name: _to_array(given[name], name) for name in header["outputs"]}
+
+
+def _receive(requests: IO[bytes]) -> Message | None:
+    """Read one frame; None at the end, or where the parent broke off."""
+    prefix = requests.read(PREFIX.size)
+    if len(prefix) < PREFIX.size:
+        return None
+    rest = requests.read(frame_length(prefix) - PREFIX.size)
+    return decode(prefix + rest)
+
+
+def _to_picture(values: NDArray[np.generic]) -> Any:
+    """Make the PIL image that coremltools wants: RGB (also for BGR inputs), L, or F for float16."""
+    from PIL import Image
+
+    if values.dtype.kind == "f":
+        return Image.fromarray(np.asarray(values, dtype=np.float32))
+    return Image.fromarray(np.asarray(values))
+
+
+def _to_array(value: Any, name: str) -> NDArray[np.generic]:
+    """Copy an output, through its strides; PIL images become (H, W, 3) RGB or (H, W)."""
+    mode = getattr(value, "mode", None)
+    if mode is not None and mode not in {"L", "F", "RGB"}:
+        # Core ML's colour pictures come with an alpha channel that means nothing.
+        value = value.convert("RGB")
+    values = np.array(value, order="C")
+    if values.dtype.kind not in "biuf":
+        raise TypeError(f"output '{name}' is of type {type(value).__name__}, not an array")
+    return values
+
+
+if __name__ == "__main__":
+    run_worker(load_model)

@@ -1,0 +1,185 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Run packages on Core ML itself, in a worker process."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import os
+import platform
+import subprocess
+import sys
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, Self
+
+import numpy as np
+
+import convcal
+from convcal.coreml.describe import describe
+from convcal.coreml.package import read_package
+from convcal.errors import RunnerError, UnavailableError
+from convcal.runtime.samples import checked_sample
+from convcal.runtime.worker import WorkerProcess
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+    from types import TracebackType
+
+    from numpy.typing import NDArray
+
+    from convcal.model_description import Feature, ModelDescription
+
+__all__ = ["CoreMLRunner"]
+
+# -P: nothing in the current folder can stand in for a module of the worker's.
+_COMMAND = (sys.executable, "-P", "-m", "convcal.coreml.prediction")
+
+
+class CoreMLRunner:
+    """A package on Core ML; macOS only.
+
+    The model runs in a process of its own: a crash or a hang of the framework is a
+    `RunnerError`. It is to be closed, or used in a ``with`` statement.
+
+    Parameters
+    ----------
+    path : path
+        An ``.mlpackage`` that holds an ML Program.
+    compute_units : {'all', 'cpu-only', 'cpu-and-gpu', 'cpu-and-ne'}
+        What Core ML may use; what it then does use it does not tell.
+    timeout : float
+        Seconds for loading (compiling included), and for one sample.
+
+    Raises
+    ------
+    UnavailableError
+        If this is not macOS; the message says what can be done here.
+    InputError, UnsupportedModelError
+        If the package cannot be read.
+    RunnerError
+        If Core ML does not load it.
+    """
+
+    def __init__(
+        self,
+        path: str | os.PathLike[str],
+        *,
+        compute_units: str = "all",
+        timeout: float = 300.0,
+    ) -> None:
+        if platform.system() != "Darwin":
+            msg = (
+                f"Core ML runs on macOS only, and this is {platform.system()}; use the reference "
+                "runtime (--runtime reference), or record outputs on a Mac (convcal capture) and "
+                "fit from the capture (convcal fit --captures)"
+            )
+            raise UnavailableError(msg)
+        self._path = os.path.abspath(path)  # noqa: PTH100  (links stay as they are)
+        self._compute_units = compute_units
+        self._description = describe(read_package(path))
+        self._doing = f"Core ML, running '{os.fspath(path)}' on {compute_units}"
+        self._worker = WorkerProcess(_COMMAND, timeout=timeout)
+        request = {"do": "load", "package": self._path, "compute_units": compute_units}
+        try:
+            self._worker.ask(
+                request, {}, doing=f"Core ML, loading '{os.fspath(path)}' for {compute_units}"
+            )
+        except BaseException:
+            self._worker.close()
+            raise
+
+    @property
+    def description(self) -> ModelDescription:
+        """The model's inputs and outputs."""
+        return self._description
+
+    @property
+    def provenance(self) -> Mapping[str, str]:
+        """What runs the model: versions, macOS, chip and the compute units that are allowed."""
+        return MappingProxyType(
+            {
+                "runtime": "coreml",
+                "compute_units": self._compute_units,
+                "convcal": convcal.__version__,
+                "coremltools": importlib.metadata.version("coremltools"),
+                "os": f"macOS {platform.mac_ver()[0]}",
+                "chip": _chip(),
+                "machine": platform.machine(),
+                "python": platform.python_version(),
+            }
+        )
+
+    def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+        """Run one sample.
+
+        Parameters
+        ----------
+        sample : mapping of str to ndarray
+            One array per input, of its shape; pictures (H, W, 3) RGB or (H, W) grey, uint8.
+
+        Returns
+        -------
+        dict of str to ndarray
+            The outputs in the model's order and in the dtypes that its description states.
+
+        Raises
+        ------
+        InputError
+            If the sample does not match the model.
+        RunnerError
+            If Core ML fails, crashes or takes too long; after the last two the runner is closed.
+        """
+        request = {
+            "do": "predict",
+            "images": [each.name for each in self._description.inputs if each.kind == "image"],
+            "outputs": list(self._description.output_names),
+        }
+        outputs = self._worker.ask(
+            request, checked_sample(sample, self._description), doing=self._doing
+        )
+        return {
+            feature.name: self._stated(outputs[feature.name], feature)
+            for feature in self._description.outputs
+        }
+
+    def _stated(self, values: NDArray[Any], feature: Feature) -> NDArray[Any]:
+        """Give an output in the dtype of the description.
+
+        Some versions hand float16 arrays over as float32, which changes no value; so the way
+        back is exact.
+        """
+        is_fit = feature.is_flexible or values.shape == feature.shape
+        if not is_fit:
+            msg = f"{self._doing}: output {feature} came with shape {values.shape}"
+            raise RunnerError(msg)
+        with np.errstate(over="ignore"):
+            return values.astype(feature.dtype, copy=False)
+
+    def close(self) -> None:
+        """End the worker process; the runner cannot run afterwards."""
+        self._worker.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+
+def _chip() -> str:
+    """Name the chip, e.g. "Apple M2"."""
+    try:
+        found = subprocess.run(
+            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"],
+            capture_output=True,
+            text=True,
+            timeout=10,
+            check=True,
+        )
+    except (OSError, subprocess.SubprocessError):
+        return platform.processor() or "unknown"
+    return found.stdout.strip()

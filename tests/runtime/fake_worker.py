@@ -1,0 +1,73 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A worker process whose model does what the name of its package says."""
+
+import os
+import signal
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from convcal.coreml.prediction import run_worker
+
+
+def crash(inputs):
+    sys.stderr.write("the last words\n")
+    sys.stderr.flush()
+    os.kill(os.getpid(), signal.SIGSEGV)
+
+
+def leave(inputs):
+    os._exit(7)
+
+
+def hang(inputs):
+    time.sleep(600)
+
+
+def fail(inputs):
+    raise RuntimeError("the framework says no")
+
+
+def chatter(inputs):
+    os.write(1, b"progress: 50 %\n" * 10_000)
+    sys.stderr.write("noise\n" * 10_000)
+    return inputs
+
+
+def echo(inputs):
+    return inputs
+
+
+def stride(inputs):
+    """Give rows that are padded in memory, in both dtypes, and a scalar."""
+    padded = np.zeros((*inputs["x"].shape[:-1], 64), np.float16)
+    rows = padded[..., : inputs["x"].shape[-1]]
+    rows[...] = inputs["x"]
+    return {"y": rows, "z": np.asfortranarray(inputs["x"]), "scalar": 2.5}
+
+
+def picture(inputs):
+    """Turn a picture upside down, with an alpha channel, as Core ML gives it."""
+    image = inputs["picture"]
+    flipped = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
+    if image.mode == "RGB":
+        flipped.putalpha(0)
+    return {"picture": flipped, "mode": np.frombuffer(image.mode.encode(), np.uint8)}
+
+
+def text(inputs):
+    return {"y": "cat"}
+
+
+def load(package, compute_units):
+    name = Path(package).stem
+    if name == "unloadable":
+        raise ValueError(f"cannot compile for {compute_units}")
+    return globals()[name]
+
+
+if __name__ == "__main__":
+    run_worker(load)
