@@ -275,4 +275,5 @@ def _pillow() -> tuple[ModuleType, ModuleType]:
             "reading pictures needs Pillow, which is not installed; pip install 'convcal[pictures]'"
         )
         raise UnavailableError(msg) from error
+    Image.init()  # registers all formats; open() with names of others fails before
     return Image, ImageOps
