@@ -28,7 +28,7 @@ __all__ = ["PICTURE_SUFFIXES", "luma", "picture_tiles", "read_picture", "tile_na
 
 PICTURE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
 # Decoders that only decode. Others of Pillow's start programs (EPS, PDF).
-_FORMATS = ("BMP", "JPEG", "MPO", "PNG", "PPM", "TIFF", "WEBP")
+_FORMATS = ("BMP", "JPEG", "PNG", "PPM", "TIFF", "WEBP")
 # ITU-R BT.601-7, section 2.5.1, in thousandths: integer sums keep grey pictures exact.
 _LUMA_THOUSANDTHS = (299, 587, 114)
 _DEEP_MODES = ("I", "F")
@@ -275,5 +275,5 @@ def _pillow() -> tuple[ModuleType, ModuleType]:
             "reading pictures needs Pillow, which is not installed; pip install 'convcal[pictures]'"
         )
         raise UnavailableError(msg) from error
-    Image.init()  # registers all formats; open() with names of others fails before
+    Image.init()  # registers the formats; open() with names of others fails
     return Image, ImageOps
