@@ -12,7 +12,7 @@ from convcal.coreml._coremltools import load_coremltools
 
 
 def save_package(
-    path, body, *, shape, target="iOS15", dtype="fp32", precision="FLOAT32", **options
+    path, body, *, shape, target="iOS15", dtype="fp32", precision="FLOAT32", outputs=None, **options
 ):
     """Convert a program with one input 'x' and save it.
 
@@ -28,6 +28,8 @@ def save_package(
     def program(x):
         return body(mb, x)
 
+    if outputs is not None:  # the converter leaves them alone for programs of its builder
+        program.functions["main"].set_output_types(outputs)
     with quiet():
         model = ct.convert(
             program,
@@ -60,7 +62,7 @@ def weighted(mb, x, *, name="out", n_channels=4, kernel=3, seed=0):
     generator = np.random.default_rng(seed)
     n_spatial = x.rank - 2
     weight = generator.standard_normal((n_channels, x.shape[1], *[kernel] * n_spatial))
-    dtype = np.float16 if str(x.dtype).endswith("fp16'>") else np.float32
+    dtype = load_coremltools().converters.mil.mil.types.nptype_from_builtin(x.dtype)
     y = mb.conv(x=x, weight=weight.astype(dtype), pad_type="same")
     return mb.tanh(x=y, name=name)
 
