@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+import numpy as np
+
 from convcal.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -44,4 +46,4 @@ def number(operation: Operation, name: str, *, default: float = 0.0) -> float:
 def flags(operation: Operation, name: str, count: int) -> tuple[bool, ...]:
     """Give a mask; all false if it is absent."""
     constant = operation.constant(name)
-    return (False,) * count if constant is None else tuple(bool(item) for item in constant)
+    return (False,) * count if constant is None else tuple(bool(item) for item in np.ravel(constant))
