@@ -51,7 +51,7 @@ def stride(inputs):
 
 def picture(inputs):
     """Turn a picture upside down, with an alpha channel, as Core ML gives it."""
-    image = inputs["picture"]
+    (image,) = inputs.values()
     flipped = image.transpose(Image.Transpose.FLIP_TOP_BOTTOM)
     if image.mode == "RGB":
         flipped.putalpha(0)
