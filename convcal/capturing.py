@@ -1,0 +1,222 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Run one model over a calibration set and keep its outputs."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from convcal.coreml.describe import describe
+from convcal.coreml.package import read_package
+from convcal.data.arrays import write_samples
+from convcal.data.captures import Capture, open_capture
+from convcal.data.recording import check_role, import_outputs, write_role
+from convcal.data.samples import CalibrationSet, open_samples
+from convcal.files import ensure_absent
+from convcal.pairs import Progress
+from convcal.runtime import Runner, open_runner
+
+__all__ = ["Recording", "capture_outputs", "import_capture", "record_outputs"]
+
+Data = str | os.PathLike[str] | Iterable[Mapping[str, np.ndarray[Any, Any]]]
+
+
+@dataclass(frozen=True)
+class Recording:
+    """What was written of one model's outputs.
+
+    Parameters
+    ----------
+    path : pathlib.Path
+        The file.
+    samples : tuple of str
+        The names of the samples, in order.
+    outputs : dict of str to str
+        By name the dtype and shape of the last sample's output, as ``'float16 1x3x64x64'``.
+    provenance : dict
+        What ran where.
+    """
+
+    path: Path
+    samples: tuple[str, ...]
+    outputs: dict[str, str]
+    provenance: dict[str, Any]
+
+
+def capture_outputs(
+    model: str | os.PathLike[str],
+    data: Data,
+    target: str | os.PathLike[str],
+    *,
+    role: str,
+    runtime: str = "auto",
+    compute_units: str = "all",
+    emulate: Sequence[str] = (),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Capture:
+    """Run a model and record its outputs as one role of a capture.
+
+    Parameters
+    ----------
+    model : path
+        The package.
+    data : path or iterable of samples
+        The calibration set, as `convcal.data.open_samples` takes it.
+    target : path
+        The capture, new or holding the other role.
+    role : {'reference', 'observed'}
+        Which outputs these are.
+    runtime, compute_units : str
+        Where the model runs, as `convcal.runtime.open_runner` takes them.
+    emulate : sequence of str
+        Faults that act on the model.
+    force : bool
+        Replace the role if the capture has it.
+    progress : callable, optional
+        Told of every sample. One sample at a time is in memory.
+
+    Returns
+    -------
+    Capture
+        The capture, with the role in it.
+
+    Raises
+    ------
+    ConvcalError
+        If the model or the data cannot be used, or do not match the other role; the capture is
+        then as it was.
+    """
+    check_role(target, role, force=force)
+    with open_runner(
+        model, runtime=runtime, compute_units=compute_units, faults=tuple(emulate)
+    ) as runner:
+        samples = open_samples(data, runner.description)
+        provenance = {**runner.provenance, "data_sha256": samples.sha256}
+        with write_role(target, role, provenance=provenance, force=force) as writer:
+            for name, outputs in _run_all(runner, samples, progress):
+                writer.append(name, outputs)
+    return open_capture(target)
+
+
+def import_capture(
+    outputs: str | os.PathLike[str],
+    target: str | os.PathLike[str],
+    *,
+    role: str,
+    force: bool = False,
+) -> Capture:
+    """Record outputs that were computed elsewhere as one role of a capture.
+
+    Parameters
+    ----------
+    outputs : path
+        A ``.npz`` file, as `convcal.data.import_outputs` takes it.
+    target : path
+        The capture, new or holding the other role.
+    role : {'reference', 'observed'}
+        Which outputs these are.
+    force : bool
+        Replace the role if the capture has it.
+
+    Returns
+    -------
+    Capture
+        The capture, with the role in it.
+
+    Raises
+    ------
+    ConvcalError
+        If the file cannot be used, or does not match the other role; the capture is then as it
+        was.
+    """
+    provenance = {"runtime": "imported", "source": Path(outputs).name}
+    return import_outputs(outputs, target, role=role, provenance=provenance, force=force)
+
+
+def record_outputs(
+    model: str | os.PathLike[str],
+    data: Data,
+    target: str | os.PathLike[str],
+    *,
+    tensors: Sequence[str] = (),
+    runtime: str = "auto",
+    compute_units: str = "all",
+    emulate: Sequence[str] = (),
+    force: bool = False,
+    progress: Progress | None = None,
+) -> Recording:
+    """Run a model and write its outputs to a ``.npz`` file with keys ``SAMPLE/TENSOR``.
+
+    Parameters
+    ----------
+    model : path
+        The package.
+    data : path or iterable of samples
+        The calibration set, as `convcal.data.open_samples` takes it.
+    target : path
+        The file.
+    tensors : sequence of str
+        Which tensors to write: outputs of the model or, on the reference runtime, any tensor of
+        its program. All outputs by default.
+    runtime, compute_units : str
+        Where the model runs, as `convcal.runtime.open_runner` takes them.
+    emulate : sequence of str
+        Faults that act on the model.
+    force : bool
+        Replace a file that exists.
+    progress : callable, optional
+        Told of every sample. One sample at a time is in memory.
+
+    Returns
+    -------
+    Recording
+
+    Raises
+    ------
+    ConvcalError
+        If the model or the data cannot be used; then nothing is written.
+    """
+    path = ensure_absent(target, force=force)
+    extra: tuple[str, ...] = ()
+    if tensors:
+        known = describe(read_package(model)).output_names
+        extra = tuple(name for name in dict.fromkeys(tensors) if name not in known)
+    described: dict[str, str] = {}
+
+    def selected(runner: Runner, samples: CalibrationSet) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, outputs in _run_all(runner, samples, progress):
+            chosen = {tensor: outputs[tensor] for tensor in tensors} if tensors else outputs
+            described.update({key: _describe(array) for key, array in chosen.items()})
+            yield name, chosen
+
+    with open_runner(
+        model,
+        runtime=runtime,
+        compute_units=compute_units,
+        faults=tuple(emulate),
+        extra_outputs=extra,
+    ) as runner:
+        samples = open_samples(data, runner.description)
+        write_samples(path, selected(runner, samples), force=force)
+        return Recording(path, samples.names, described, dict(runner.provenance))
+
+
+def _run_all(
+    runner: Runner, samples: CalibrationSet, progress: Progress | None
+) -> Iterator[tuple[str, dict[str, np.ndarray[Any, Any]]]]:
+    pairs = zip(samples.names, samples, strict=True)
+    for done, (name, sample) in enumerate(pairs, start=1):
+        yield name, runner.run(sample)
+        if progress:
+            progress(done, len(samples))
+
+
+def _describe(array: np.ndarray[Any, Any]) -> str:
+    shape = "x".join(map(str, array.shape)) or "scalar"
+    return f"{array.dtype} {shape}"

@@ -1,0 +1,234 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the parsers of all verbs share: errors as exceptions, help on one screen, value types."""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import textwrap
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, NoReturn, Protocol
+
+from convcal.errors import InputError
+
+if TYPE_CHECKING:
+    from convcal.layout import OutputAxes
+
+__all__ = [
+    "COMPUTE_UNITS",
+    "RUNTIMES",
+    "Parser",
+    "UsageError",
+    "Verbs",
+    "add_axes",
+    "add_data",
+    "add_emulate",
+    "add_json",
+    "add_output",
+    "add_runtime",
+    "at_least",
+    "between",
+    "plain_help",
+    "read_axes",
+    "source",
+]
+
+RUNTIMES = ("auto", "coreml", "reference")
+COMPUTE_UNITS = ("all", "cpu-only", "cpu-and-gpu", "cpu-and-ne")
+
+
+class UsageError(InputError):
+    """A command line that cannot be understood."""
+
+    code = "usage"
+
+
+class _HelpFormatter(argparse.RawDescriptionHelpFormatter):
+    """Keep examples as they are written, and give flags room for their words."""
+
+    def __init__(self, prog: str) -> None:
+        width = min(shutil.get_terminal_size().columns, 100) - 1
+        super().__init__(prog, max_help_position=24, width=width)
+
+    def _split_lines(self, text: str, width: int) -> list[str]:
+        # Names with hyphens, as of faults, are there to be copied.
+        return textwrap.wrap(text, width, break_on_hyphens=False)
+
+    def _format_action_invocation(self, action: argparse.Action) -> str:
+        # "-o, --output FILE" instead of "-o FILE, --output FILE".
+        if not action.option_strings or action.nargs == 0:
+            return super()._format_action_invocation(action)
+        value = self._format_args(action, self._get_default_metavar_for_optional(action))
+        return f"{', '.join(action.option_strings)} {value}"
+
+
+class Parser(argparse.ArgumentParser):
+    """A parser whose errors are exceptions, so that they can be told in JSON too."""
+
+    def __init__(self, **options: Any) -> None:
+        super().__init__(formatter_class=_HelpFormatter, allow_abbrev=False, **options)
+
+    def error(self, message: str) -> NoReturn:
+        """Raise instead of printing and exiting."""
+        raise UsageError(f"{message}; see '{self.prog} --help'")
+
+
+class Verbs(Protocol):
+    """Where verbs add their parsers."""
+
+    def add_parser(self, name: str, **options: Any) -> Parser:
+        """Add the parser of one verb."""
+
+
+def add_json(parser: Parser) -> None:
+    """Add ``--json``."""
+    parser.add_argument(
+        "--json", action="store_true", help="write one JSON document instead of text"
+    )
+
+
+def add_output(
+    parser: Parser, *, metavar: str, what: str, force: str = "replace it if it exists"
+) -> None:
+    """Add ``-o`` and ``--force``."""
+    parser.add_argument(
+        "-o", "--output", type=Path, required=True, metavar=metavar, help=f"{what} to write"
+    )
+    parser.add_argument("--force", action="store_true", help=force)
+
+
+def add_data(parser: Parser, *, required: bool = False) -> None:
+    """Add ``--data``."""
+    parser.add_argument(
+        "--data",
+        required=required,
+        metavar="PATH",
+        help="calibration set: .npz or .npy, a folder of them, pictures, sound; or "
+        "module.py:function that yields dicts of arrays (this RUNS that file)",
+    )
+
+
+def add_runtime(parser: Parser, *roles: str) -> None:
+    """Add ``--runtime``, and the compute units of each role."""
+    parser.add_argument(
+        "--runtime",
+        choices=RUNTIMES,
+        default="auto",
+        metavar="NAME",
+        help="where models run: coreml, reference, or auto, which is coreml on macOS and "
+        "reference elsewhere (default: auto)",
+    )
+    for role in roles:
+        parser.add_argument(
+            f"--{role}-compute-units" if role else "--compute-units",
+            choices=COMPUTE_UNITS,
+            default="all",
+            metavar="UNITS",
+            help=f"what coreml may use: {', '.join(COMPUTE_UNITS)} (default: all)"
+            if role == roles[0]
+            else "the same for the other model",
+        )
+
+
+def add_emulate(parser: Parser, *, model: str) -> None:
+    """Add ``--emulate``."""
+    parser.add_argument(
+        "--emulate",
+        action="append",
+        default=[],
+        metavar="FAULT",
+        help=f"make {model} wrong as a device would: NAME[:KEY=VALUE,...], as "
+        "crop-origin:variant=zero or channel-affine:gain=1.02,bias=0.01,seed=0; may be "
+        "repeated, is labelled in every product",
+    )
+
+
+def add_axes(parser: argparse._ActionsContainer) -> None:
+    """Add ``--channel-axis`` and ``--batch-axis``."""
+    for role, default in (("channel", 1), ("batch", 0)):
+        parser.add_argument(
+            f"--{role}-axis",
+            type=_axis,
+            action="append",
+            default=[],
+            metavar="AXIS",
+            help="[OUTPUT=]NUMBER or [OUTPUT=]none; may be repeated "
+            f"(default: {default}; images: {2 if role == 'channel' else 'none'})",
+        )
+
+
+def read_axes(arguments: argparse.Namespace) -> OutputAxes:
+    """Give what ``--channel-axis`` and ``--batch-axis`` say."""
+    from convcal.layout import OutputAxes
+
+    return OutputAxes(batch=dict(arguments.batch_axis), channel=dict(arguments.channel_axis))
+
+
+def _axis(text: str) -> tuple[str | None, int | None]:
+    name, equals, axis = text.rpartition("=")
+    if axis != "none" and not axis.isdecimal():
+        raise argparse.ArgumentTypeError(f"'{text}' is not [OUTPUT=]AXIS; AXIS is a number or none")
+    return name if equals else None, None if axis == "none" else int(axis)
+
+
+def source(arguments: argparse.Namespace, *, models: tuple[str, str]) -> str:
+    """Say where outputs come from, ``'models'`` or ``'captures'``; refuse anything between.
+
+    Raises
+    ------
+    UsageError
+        If something is missing, or both are given.
+    """
+    first, second = (name.upper() for name in models)
+    given = [name.upper() for name in models if getattr(arguments, name) is not None]
+    given += ["--data"] if arguments.data is not None else []
+    if arguments.captures is not None:
+        if given:
+            raise UsageError(f"--captures takes the place of {', '.join(given)}; leave one out")
+        return "captures"
+    missing = [word for word in (first, second, "--data") if word not in given]
+    if missing:
+        raise UsageError(
+            f"{', '.join(missing)} missing; give {first} {second} --data PATH, or --captures PATH"
+        )
+    return "models"
+
+
+def at_least(limit: float, kind: Callable[[str], float] = float) -> Callable[[str], float]:
+    """Give a value type: a number that is no less than `limit`."""
+
+    def read(text: str) -> float:
+        value = _number(text, kind)
+        if not value >= limit:
+            raise argparse.ArgumentTypeError(f"'{text}' is less than {limit:g}")
+        return value
+
+    return read
+
+
+def between(low: float, high: float) -> Callable[[str], float]:
+    """Give a value type: a number strictly between two."""
+
+    def read(text: str) -> float:
+        value = _number(text, float)
+        if not low < value < high:
+            raise argparse.ArgumentTypeError(f"'{text}' is not between {low:g} and {high:g}")
+        return value
+
+    return read
+
+
+def _number(text: str, kind: Callable[[str], float]) -> float:
+    try:
+        return kind(text)
+    except ValueError:
+        what = "a whole number" if kind is int else "a number"
+        raise argparse.ArgumentTypeError(f"'{text}' is not {what}") from None
+
+
+def plain_help(term: str, text: str) -> str:
+    """Lay out a term and its meaning as argparse lays out a flag."""
+    return textwrap.fill(
+        text, 79, initial_indent=f"  {term:<16}", subsequent_indent=" " * 18, break_on_hyphens=False
+    )

@@ -1,0 +1,227 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The verbs ``capture`` and ``run``, which record outputs."""
+
+from __future__ import annotations
+
+import argparse
+from typing import TYPE_CHECKING
+
+from convcal.cli.contract import Outcome
+from convcal.cli.parser import (
+    UsageError,
+    Verbs,
+    add_data,
+    add_emulate,
+    add_json,
+    add_output,
+    add_runtime,
+)
+from convcal.cli.terminal import progress
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from convcal.capturing import Recording
+    from convcal.data.captures import Capture
+
+__all__ = ["add_capture", "add_run"]
+
+_CAPTURE_DESCRIPTION = """\
+Record a model's outputs for every sample, as the reference's or the observed
+ones, so that fitting needs no model and no Mac. Both roles go to one PATH, one
+after the other. --import takes outputs recorded in an app, in PyTorch, ..."""
+
+_CAPTURE_USAGE = """convcal capture MODEL --role ROLE --data PATH -o PATH [options]
+       convcal capture --import OUTPUTS.npz --role ROLE -o PATH [options]"""
+
+_CAPTURE_EPILOG = """\
+example:
+  convcal capture fp32.mlpackage --role reference --data pictures/ -o net.capture
+  convcal capture fp16.mlpackage --role observed --data pictures/ -o net.capture
+  convcal fit --captures net.capture -o net.json
+
+A file for --import has keys SAMPLE/OUTPUT, or OUTPUT with all samples along the
+first axis; the roles are paired by the names of the samples."""
+
+_RUN_DESCRIPTION = """\
+Run a model over a calibration set, write its outputs with keys SAMPLE/TENSOR."""
+
+_RUN_USAGE = "convcal run MODEL --data PATH [--outputs TENSOR ...] -o OUTPUTS.npz [options]"
+
+_RUN_EPILOG = """\
+example:
+  convcal run fp16.mlpackage --data pictures/ -o outputs.npz"""
+
+
+def add_capture(verbs: Verbs) -> None:
+    """Add the parser of ``capture``."""
+    parser = verbs.add_parser(
+        "capture",
+        help="record outputs, for fitting elsewhere",
+        usage=_CAPTURE_USAGE,
+        description=_CAPTURE_DESCRIPTION,
+        epilog=_CAPTURE_EPILOG,
+    )
+    parser.add_argument("model", nargs="?", metavar="MODEL", help=".mlpackage to run")
+    parser.add_argument(
+        "--import",
+        dest="imported",
+        metavar="OUTPUTS.npz",
+        help="instead of a model and data: outputs recorded elsewhere",
+    )
+    parser.add_argument(
+        "--role",
+        choices=("reference", "observed"),
+        required=True,
+        metavar="ROLE",
+        help="reference or observed",
+    )
+    add_data(parser)
+    add_output(
+        parser,
+        metavar="PATH",
+        what="capture (a folder)",
+        force="replace this role if it is recorded already",
+    )
+    add_runtime(parser, "")
+    add_emulate(parser, model="the observed MODEL")
+    add_json(parser)
+    parser.set_defaults(run=_capture)
+
+
+def _capture(arguments: argparse.Namespace) -> Outcome:
+    if arguments.imported is not None:
+        given = [
+            word
+            for word, value in (
+                ("MODEL", arguments.model),
+                ("--data", arguments.data),
+                ("--emulate", arguments.emulate),
+            )
+            if value
+        ]
+        if given:
+            raise UsageError(f"--import takes the place of {', '.join(given)}; leave one out")
+    elif arguments.model is None or arguments.data is None:
+        raise UsageError("give MODEL --data PATH, or --import OUTPUTS.npz")
+    if arguments.emulate and arguments.role == "reference":
+        raise UsageError("--emulate acts on observed outputs, never on the reference")
+    from convcal.capturing import capture_outputs, import_capture
+
+    if arguments.imported is not None:
+        capture = import_capture(
+            arguments.imported, arguments.output, role=arguments.role, force=arguments.force
+        )
+    else:
+        with progress("running the model") as tell:
+            capture = capture_outputs(
+                arguments.model,
+                arguments.data,
+                arguments.output,
+                role=arguments.role,
+                runtime=arguments.runtime,
+                compute_units=arguments.compute_units,
+                emulate=arguments.emulate,
+                force=arguments.force,
+                progress=tell,
+            )
+    return Outcome(
+        result={
+            "path": str(capture.path),
+            "role": arguments.role,
+            "roles": list(capture.roles),
+            "samples": list(capture.samples),
+            "outputs": list(capture.outputs),
+            "provenance": capture.provenance,
+        },
+        render=lambda: _render_capture(capture, arguments.role),
+    )
+
+
+def _render_capture(capture: Capture, role: str) -> list[RenderableType]:
+    from convcal.cli.commands import command_line
+    from convcal.report.tables import emulation_notice
+    from convcal.report.text import printable
+
+    parts: list[RenderableType] = []
+    if faults := capture.provenance[role].get("faults"):
+        parts.append(emulation_notice([str(faults)]))
+    outputs = ", ".join(printable(name) for name in capture.outputs)
+    parts.append(
+        f"{role} outputs of {len(capture.samples)} samples written to {capture.path}: {outputs}"
+    )
+    missing = [each for each in ("reference", "observed") if each not in capture.roles]
+    if missing:
+        parts.append(f"the {missing[0]} outputs are still to be added to it")
+    else:
+        parts.append("next:")
+        fit = ("convcal", "fit", "--captures", capture.path, "-o")
+        name = f"{capture.path.name.removesuffix('.capture')}.calibration.json"
+        parts.append(f"  {command_line(*fit, capture.path.with_name(name))}")
+    return parts
+
+
+def add_run(verbs: Verbs) -> None:
+    """Add the parser of ``run``."""
+    parser = verbs.add_parser(
+        "run",
+        help="run a model, keep its outputs",
+        usage=_RUN_USAGE,
+        description=_RUN_DESCRIPTION,
+        epilog=_RUN_EPILOG,
+    )
+    parser.add_argument("model", metavar="MODEL", help=".mlpackage to run")
+    add_data(parser, required=True)
+    parser.add_argument(
+        "--outputs",
+        nargs="+",
+        action="extend",
+        default=[],
+        metavar="TENSOR",
+        help="what to write: outputs or, on the reference runtime, any tensor of the program "
+        "(default: all outputs)",
+    )
+    add_output(parser, metavar="OUTPUTS.npz", what="file")
+    add_runtime(parser, "")
+    add_emulate(parser, model="MODEL")
+    add_json(parser)
+    parser.set_defaults(run=_run)
+
+
+def _run(arguments: argparse.Namespace) -> Outcome:
+    from convcal.capturing import record_outputs
+
+    with progress("running the model") as tell:
+        recording = record_outputs(
+            arguments.model,
+            arguments.data,
+            arguments.output,
+            tensors=arguments.outputs,
+            runtime=arguments.runtime,
+            compute_units=arguments.compute_units,
+            emulate=arguments.emulate,
+            force=arguments.force,
+            progress=tell,
+        )
+    return Outcome(
+        result={
+            "file": str(recording.path),
+            "samples": list(recording.samples),
+            "outputs": recording.outputs,
+            "provenance": recording.provenance,
+        },
+        render=lambda: _render_run(recording),
+    )
+
+
+def _render_run(recording: Recording) -> list[RenderableType]:
+    from convcal.report.tables import emulation_notice
+    from convcal.report.text import printable
+
+    parts: list[RenderableType] = []
+    if faults := recording.provenance.get("faults"):
+        parts.append(emulation_notice([str(faults)]))
+    n_samples = len(recording.samples)
+    parts.append(f"outputs of {n_samples} samples written to {recording.path}, each with")
+    parts.extend(f"  {printable(name)}: {kind}" for name, kind in recording.outputs.items())
+    return parts

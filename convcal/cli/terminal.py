@@ -1,0 +1,127 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Where words go: results to standard output, all else to standard error."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import TYPE_CHECKING, Any, TextIO
+
+from convcal.report.text import plain
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+__all__ = ["prepare_streams", "progress", "say", "write_document", "write_result"]
+
+SECONDS_BETWEEN_LINES = 15.0
+"""How often progress is told where there is no terminal to draw it on, as in a CI log."""
+
+
+def prepare_streams() -> None:
+    """Let characters that the terminal's encoding lacks be escaped, not raise."""
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")
+
+
+def say(message: str) -> None:
+    """Write a line to standard error."""
+    with contextlib.suppress(OSError, ValueError):  # nobody listens; the result still counts
+        print(plain(message), file=sys.stderr, flush=True)  # noqa: T201
+
+
+def write_document(document: dict[str, Any]) -> None:
+    """Write one JSON document to standard output, in ASCII, so that any encoding carries it."""
+    _write(lambda stream: stream.write(json.dumps(document, indent=1, allow_nan=False) + "\n"))
+
+
+def write_result(parts: Sequence[RenderableType]) -> None:
+    """Write texts and tables to standard output, plain where that is no terminal."""
+
+    def render(stream: TextIO) -> None:
+        from rich.console import Console
+
+        console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        for part in parts:
+            # Text that goes to a file or another program keeps its lines whole, and commands
+            # and paths always do: they are there to be copied.
+            whole = isinstance(part, str) or not console.is_terminal
+            console.print(part, soft_wrap=whole)
+
+    _write(render)
+
+
+def _write(write: Callable[[TextIO], object]) -> None:
+    try:
+        write(sys.stdout)
+        sys.stdout.flush()
+    except BrokenPipeError:
+        # The reader has left (`convcal … | head`): the work is done and its exit code stands.
+        # Point the descriptor elsewhere, or the interpreter complains when it closes it.
+        with contextlib.suppress(OSError, ValueError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
+@contextlib.contextmanager
+def progress(label: str) -> Iterator[Callable[[int, int], None]]:
+    """Show how far long work is, and how long it will still take.
+
+    Parameters
+    ----------
+    label : str
+        What is done.
+
+    Yields
+    ------
+    callable
+        To be called with how many are done, and of how many.
+    """
+    if sys.stderr.isatty() and os.environ.get("TERM") != "dumb":
+        with _bar(label) as update:
+            yield update
+    else:
+        yield _lines(label)
+
+
+@contextlib.contextmanager
+def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
+    from rich.console import Console
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
+
+    columns = (
+        TextColumn("{task.description}", markup=False),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TextColumn("left:", markup=False),
+        TimeRemainingColumn(),
+    )
+    with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
+        task = bar.add_task(label, total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+
+def _lines(label: str) -> Callable[[int, int], None]:
+    start = told = time.monotonic()
+
+    def update(done: int, total: int) -> None:
+        nonlocal told
+        now = time.monotonic()
+        if now - told >= SECONDS_BETWEEN_LINES and 0 < done < total:
+            told = now
+            left = (now - start) / done * (total - done)
+            say(f"{label}: {done} of {total}, about {left:.0f} s left")
+
+    return update

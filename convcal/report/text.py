@@ -1,0 +1,99 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Words and numbers as people read them; names from models are not trusted."""
+
+from __future__ import annotations
+
+import math
+import unicodedata
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+if TYPE_CHECKING:
+    from convcal.correction import Correction
+
+__all__ = ["describe_displacement", "describe_range", "number", "plain", "printable"]
+
+LONGEST_NAME = 48
+_TOO_FAR = {
+    1: (("late", "early"),),
+    2: (("far down", "far up"), ("far right", "far left")),
+}
+"""By how many spatial axes: what content is too much of when it is displaced by + and by -."""
+
+
+def plain(text: str) -> str:
+    """Escape what a terminal would act on: control, format and surrogate characters.
+
+    Newlines and tabs stay; `printable` escapes them too.
+    """
+    return "".join(
+        character if character in "\n\t" or not _acts(character) else _escape(character)
+        for character in text
+    )
+
+
+def printable(name: str, *, longest: int = LONGEST_NAME) -> str:
+    """Give a name from a model on one line, escaped, its middle cut out where it is very long."""
+    text = "".join(_escape(character) if _acts(character) else character for character in name)
+    if len(text) <= longest:
+        return text
+    half = (longest - 1) // 2
+    return f"{text[:half]}…{text[-half:]}"
+
+
+def _acts(character: str) -> bool:
+    # Control, format (which turns the direction of text), surrogates, line and paragraph ends.
+    return unicodedata.category(character) in ("Cc", "Cf", "Cs", "Zl", "Zp")
+
+
+def _escape(character: str) -> str:
+    return character.encode("unicode_escape").decode("ascii")
+
+
+def number(value: float | str, *, digits: int = 4) -> str:
+    """Give a metric in few digits; infinities may be text, as in a calibration file."""
+    if isinstance(value, str):
+        value = float(value)
+    if math.isinf(value):
+        return "∞" if value > 0 else "-∞"
+    return f"{value:.{digits}g}"
+
+
+def describe_displacement(correction: Correction) -> str:
+    """Say in words where the observed content sits.
+
+    Parameters
+    ----------
+    correction : Correction
+        Whose shift is not zero.
+
+    Returns
+    -------
+    str
+        As ``'the observed content sits 4 px too far down and 4 px too far right'``; a shift of
+        -4 undoes a displacement of +4. In 2-D the axes are taken for rows and columns, in 1-D
+        for time.
+    """
+    n_axes = len(correction.shift)
+    unit = "samples" if n_axes == 1 else "px"
+    parts = []
+    for axis, shift in enumerate(correction.shift):
+        if not shift:
+            continue
+        if n_axes in _TOO_FAR:
+            forward, backward = _TOO_FAR[n_axes][axis]
+            where = f"too {forward if shift < 0 else backward}"
+        else:
+            where = f"too far towards the {'end' if shift < 0 else 'start'} of spatial axis {axis}"
+        amount = abs(shift)
+        noun = "sample" if unit == "samples" and amount == 1 else unit
+        parts.append(f"{amount:.5g} {noun} {where}")
+    return "the observed content sits " + " and ".join(parts)
+
+
+def describe_range(values: Sequence[float]) -> str:
+    """Give per-channel values as one number, or from the least to the most."""
+    low, high = min(values), max(values)
+    if low == high:
+        return f"{low:.6g}"
+    return f"{low:.6g} to {high:.6g} over {len(values)} channels"
