@@ -231,8 +231,10 @@ class IntShift(ArrayFault):
                 source %= max(length, 1)
             moved = np.take(y, np.clip(source, 0, max(length - 1, 0)), axis=axis)
             if self.fill == "zero":
-                inside = ((source >= 0) & (source < length)).astype(y.dtype)
-                moved *= np.expand_dims(inside, tuple(range(1, y.ndim - axis)))
+                inside = np.expand_dims(
+                    (source >= 0) & (source < length), tuple(range(1, y.ndim - axis))
+                )
+                moved = np.where(inside, moved, np.zeros((), y.dtype))
             y = moved
         return y.copy() if not spatial else y
 
