@@ -1,0 +1,343 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""From two outputs to a verdict, a correction and its evidence."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from convcal.errors import InputError
+from convcal.estimation.evidence import gather_evidence
+from convcal.estimation.interpolation import Filter
+from convcal.estimation.metrics import Metrics, measure, measure_channels
+from convcal.estimation.registration import Registration, register
+from convcal.estimation.rounding import rounding_level
+from convcal.estimation.selection import MODELS, Candidate, choose, inside, propose
+from convcal.estimation.splitting import Split, split_samples, unit_labels
+from convcal.estimation.standard import standardised
+from convcal.estimation.validity import Validity, find_valid
+from convcal.estimation.verdict import judge
+
+__all__ = ["Estimate", "estimate"]
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Estimate:
+    """What is wrong with an observed output and what corrects it.
+
+    ``corrected[n, c, i] = gain[c] * (sum over k of taps[k] * observed[n, c, i + offset + k]) +
+    bias[c]``, one filter per spatial axis, the border replicated.
+
+    Attributes
+    ----------
+    verdict : str
+        ``identical``, ``correctable``, ``partly-correctable``, ``not-correctable`` or
+        ``not-identifiable``; all but the second and third carry the identity.
+    reason : str
+        One sentence, with the numbers that decided.
+    family : str
+        The kind of error: ``identical``, ``rounding``, ``affine``, ``shift``,
+        ``sub-pixel-shift``, ``noise``, ``scale``, ``row-stride``, ``saturation``,
+        ``unstructured``, ``constant``, ``periodic`` or ``too-few-data``.
+    model : str
+        The chosen one of `convcal.estimation.selection.MODELS`.
+    shift : tuple of float
+        Pixels per spatial axis.
+    filters : tuple of (int, tuple of float)
+        Offset and taps per spatial axis.
+    gain, bias : tuple of float
+        One per channel.
+    margins : tuple of (int, int)
+        Positions at the start and end of each axis without a full source.
+    evidence : dict
+        JSON-ready.
+    metrics_before, metrics_after : Metrics
+        On held-out data inside the margins.
+    metrics_before_full, metrics_after_full : Metrics
+        On held-out data, the whole output.
+    channel_metrics_before, channel_metrics_after : tuple of Metrics
+        As `metrics_before` and `metrics_after`, per channel.
+    channel_metrics_before_full, channel_metrics_after_full : tuple of Metrics
+    """
+
+    verdict: str
+    reason: str
+    family: str
+    model: str
+    shift: tuple[float, ...]
+    filters: tuple[Filter, ...]
+    gain: tuple[float, ...]
+    bias: tuple[float, ...]
+    margins: tuple[tuple[int, int], ...]
+    evidence: dict[str, Any] = field(repr=False)
+    metrics_before: Metrics = field(repr=False)
+    metrics_after: Metrics = field(repr=False)
+    metrics_before_full: Metrics = field(repr=False)
+    metrics_after_full: Metrics = field(repr=False)
+    channel_metrics_before: tuple[Metrics, ...] = field(repr=False)
+    channel_metrics_after: tuple[Metrics, ...] = field(repr=False)
+    channel_metrics_before_full: tuple[Metrics, ...] = field(repr=False)
+    channel_metrics_after_full: tuple[Metrics, ...] = field(repr=False)
+
+
+def estimate(
+    reference: ArrayLike,
+    observed: ArrayLike,
+    *,
+    max_shift: int | Sequence[int] | None = None,
+    model: str = "auto",
+    holdout: float = 0.25,
+    robust: bool = False,
+    data_range: float | None = None,
+) -> Estimate:
+    """Estimate what is wrong with an observed output and whether it can be corrected.
+
+    Parameters
+    ----------
+    reference, observed : array_like, shape (N, C, *spatial)
+        Trusted outputs and the ones to be corrected: N samples, C channels, none to three
+        spatial axes; of one shape, real. They are not written to.
+    max_shift : int, sequence of int, or None
+        Largest shift searched, per axis or for all. None: 32 pixels, at most a quarter of the
+        size, at least 1.
+    model : str
+        ``auto``, or the one of ``identity``, ``affine``, ``shift``, ``shift-affine``,
+        ``subpixel-shift``, ``subpixel-shift-affine`` to consider; it is still emitted only if it
+        is better than identity beyond doubt.
+    holdout : float
+        Share of the samples that are not fitted and decide, above 0 and at most 0.5. With fewer
+        than 4 samples the share is of blocks of positions instead.
+    robust : bool
+        Fit gain and bias by a method that gross outliers cannot move.
+    data_range : float or None
+        Peak for the PSNR. None: 255 for uint8 (the type's range for other integers of 8 or 16
+        bits), else the range of the finite reference.
+
+    Returns
+    -------
+    Estimate
+        The same for the same samples in any order. Fewer than 8 fitted values per channel, or a
+        reference without signal, give ``not-identifiable``.
+
+    Raises
+    ------
+    InputError
+        If the arrays or a parameter cannot be used; the message names it.
+
+    Examples
+    --------
+    >>> from convcal.datasets import make_pair
+    >>> pair = make_pair((64, 64), shift=(-4, 2), seed=1)
+    >>> result = estimate(pair.reference, pair.observed)
+    >>> result.verdict, result.family, result.shift
+    ('correctable', 'shift', (-4.0, 2.0))
+    """
+    ref_given, obs_given = _check_arrays(reference, observed)
+    spatial = ref_given.shape[2:]
+    limits = _check_limits(max_shift, spatial)
+    if model != "auto" and model not in MODELS:
+        raise InputError(f"model is {model!r}; accepted are 'auto', {', '.join(map(repr, MODELS))}")
+    if not 0 < holdout <= 0.5:
+        raise InputError(f"holdout is {holdout}; accepted is a share above 0 and at most 0.5")
+    peak = _check_range(data_range, ref_given)
+    dtypes = (ref_given.dtype, obs_given.dtype)
+    ref, obs = ref_given.astype(np.float64), obs_given.astype(np.float64)
+
+    level = rounding_level(ref, dtypes=dtypes)
+    validity = find_valid(ref, obs)
+    split = split_samples(ref, obs, holdout=holdout)
+    registration = None
+    if spatial:
+        registration = _register_part(ref, obs, split, validity, limits, level.single)
+    train_valid = _both(validity.observed, split.train, None)
+    if split.train_mask is not None:
+        train_ref = np.where(split.train_mask, ref[split.train], np.nan)
+    else:
+        train_ref = ref[split.train]
+    candidates, fit = propose(
+        train_ref,
+        obs[split.train],
+        registration=registration,
+        level=level,
+        valid=train_valid,
+        robust=robust,
+        model=model,
+    )
+    held_ref, held_obs = ref[split.held], obs[split.held]
+    choice = choose(
+        candidates,
+        held_ref,
+        held_obs,
+        level=level,
+        valid=_both(validity.observed, split.held, None),
+        held=split.held_mask,
+        labels=unit_labels(spatial, n_samples=len(split.held)),
+    )
+    judgement = judge(
+        ref,
+        obs,
+        split=split,
+        choice=choice,
+        registration=registration,
+        validity=validity,
+        level=level,
+        limits=limits,
+    )
+    chosen = judgement.candidate
+    mask = None if split.held_mask is None else np.broadcast_to(split.held_mask, held_ref.shape)
+    corrected = chosen.apply(held_obs) if judgement.is_corrected else held_obs
+    whole, cut = _metrics(held_ref, held_obs, corrected, chosen, mask, peak)
+    return Estimate(
+        verdict=judgement.verdict,
+        reason=judgement.reason,
+        family=judgement.family,
+        model=chosen.model,
+        shift=chosen.shift,
+        filters=chosen.filters,
+        gain=tuple(float(g) for g in chosen.gain),
+        bias=tuple(float(b) for b in chosen.bias),
+        margins=chosen.margins,
+        evidence=gather_evidence(
+            split=split,
+            choice=choice,
+            registration=registration,
+            validity=validity,
+            level=level,
+            fit=fit,
+            judgement=judgement,
+            limits=limits,
+        ),
+        metrics_before=cut[0][0],
+        metrics_after=cut[1][0],
+        metrics_before_full=whole[0][0],
+        metrics_after_full=whole[1][0],
+        channel_metrics_before=cut[0][1],
+        channel_metrics_after=cut[1][1],
+        channel_metrics_before_full=whole[0][1],
+        channel_metrics_after_full=whole[1][1],
+    )
+
+
+def _check_arrays(
+    reference: ArrayLike, observed: ArrayLike
+) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+    arrays = []
+    for name, given in (("reference", reference), ("observed", observed)):
+        array = np.asarray(given)
+        if array.dtype.kind not in "fiub":
+            raise InputError(
+                f"the {name} output has dtype {array.dtype}; accepted are real floating-point and "
+                "integer arrays"
+            )
+        arrays.append(array)
+    ref, obs = arrays
+    if ref.shape != obs.shape:
+        raise InputError(
+            f"the reference has shape {ref.shape} and the observed output {obs.shape}; they must "
+            "be the same: compare outputs of the same name, for the same samples"
+        )
+    if not 2 <= ref.ndim <= 5:
+        raise InputError(
+            f"the outputs have shape {ref.shape}, rank {ref.ndim}; accepted are arrays "
+            "(samples, channels) with none to three spatial axes, rank 2 to 5"
+        )
+    if ref.size == 0:
+        raise InputError(f"the outputs have shape {ref.shape}, which is empty; give some values")
+    return ref, obs
+
+
+def _check_limits(
+    max_shift: int | Sequence[int] | None, spatial: tuple[int, ...]
+) -> tuple[int, ...]:
+    if max_shift is None:
+        wanted = tuple(min(32, max(1, size // 4)) for size in spatial)
+    else:
+        values = np.atleast_1d(np.asarray(max_shift))
+        if (
+            values.dtype.kind not in "iu"
+            or values.min() < 0
+            or values.shape
+            not in {
+                (1,),
+                (len(spatial),),
+            }
+        ):
+            raise InputError(
+                f"max_shift is {max_shift!r}; accepted are one whole number of at least 0 or "
+                f"{len(spatial)}, one per spatial axis"
+            )
+        wanted = tuple(int(v) for v in np.broadcast_to(values, (len(spatial),)))
+    return tuple(min(limit, size - 1) for limit, size in zip(wanted, spatial, strict=True))
+
+
+def _check_range(data_range: float | None, reference: NDArray[np.generic]) -> float:
+    if data_range is not None:
+        if not (np.isfinite(data_range) and data_range > 0):
+            raise InputError(f"data_range is {data_range}; accepted is a finite number above 0")
+        return float(data_range)
+    if reference.dtype.kind in "iu" and reference.dtype.itemsize <= 2:
+        info = np.iinfo(reference.dtype)
+        return float(info.max) - float(info.min)
+    finite = reference[np.isfinite(reference)].astype(np.float64)
+    return float(np.ptp(finite)) if finite.size else 0.0
+
+
+def _both(valid: Mask | None, samples: NDArray[np.int64], mask: Mask | None) -> Mask | None:
+    """Give the part of a validity mask that belongs to some samples and positions."""
+    part = None if valid is None else valid[samples]
+    if mask is None:
+        return part
+    return mask[None, None] if part is None else part & mask
+
+
+def _register_part(
+    ref: Array,
+    obs: Array,
+    split: Split,
+    validity: Validity,
+    limits: tuple[int, ...],
+    single: Array,
+) -> Registration:
+    """Register the training part, in units of each channel's spread."""
+    parts, spreads = [], []
+    for array, valid in ((ref, validity.reference), (obs, validity.observed)):
+        standard, spread = standardised(array[split.train], _both(valid, split.train, None))
+        parts.append(standard)
+        spreads.append(spread)
+    return register(
+        parts[0],
+        parts[1],
+        limits=limits,
+        floor=np.square(single / spreads[0]),
+        valid_reference=_both(validity.reference, split.train, split.train_mask),
+        valid_observed=_both(validity.observed, split.train, None),
+    )
+
+
+_Measured = tuple[tuple[Metrics, tuple[Metrics, ...]], tuple[Metrics, tuple[Metrics, ...]]]
+
+
+def _metrics(
+    ref: Array, before: Array, after: Array, chosen: Candidate, mask: Mask | None, peak: float
+) -> tuple[_Measured, _Measured]:
+    """Measure before and after, over the whole output and inside the margins."""
+    everywhere = (slice(None),) * ref.ndim
+    results = []
+    for window in (everywhere, inside(chosen.margins, ref.shape[2:])):
+        part = None if mask is None else mask[window]
+        pairs = tuple(
+            (
+                measure(ref[window], array[window], data_range=peak, mask=part),
+                measure_channels(ref[window], array[window], data_range=peak, mask=part),
+            )
+            for array in (before, after)
+        )
+        results.append(pairs)
+    return results[0], results[1]

@@ -1,0 +1,100 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Filters that move an array by a fraction of a pixel."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Filter", "apply_filters", "axis_filter", "filter_margins", "tap_count"]
+
+Filter = tuple[int, tuple[float, ...]]
+"""Offset and taps: ``corrected[i] = sum over k of taps[k] * observed[i + offset + k]``."""
+
+_N_TAPS = 12
+_BETA = 5.0  # by measurement, see axis_filter
+
+
+def tap_count(size: int) -> int:
+    """Choose how many taps an axis of `size` pixels can afford; 0 means whole pixels only.
+
+    A filter of `t` taps has no full source at some `t` positions of the two borders. Up to a
+    quarter of a small axis is given away, and below 12 pixels nothing is.
+    """
+    if size < 12:
+        return 0
+    return min(_N_TAPS, max(4, size // 8 * 2))
+
+
+def axis_filter(shift: float, *, n_taps: int = _N_TAPS) -> Filter:
+    """Give the filter that applies a shift along one axis.
+
+    Parameters
+    ----------
+    shift : float
+        Pixels, in the sign of `convcal.estimation.estimate`.
+    n_taps : int
+        Even number of taps of a fractional shift.
+
+    Returns
+    -------
+    offset : int
+    taps : tuple of float
+        A whole-pixel shift has the one tap 1. Otherwise a sinc under a Kaiser window, both
+        centred on the wanted position, whose sum is 1: constants stay what they are.
+
+    Notes
+    -----
+    Measured for 12 taps at the worst fraction, half a pixel: the transfer function is within
+    0.01 of the ideal one up to 0.75 of the Nyquist frequency and within 0.1 up to 0.82. (Beta 4:
+    0.70 and 0.84; beta 6: 0.71 and 0.80.) At Nyquist itself no real filter can do it.
+    """
+    nearest = round(shift)
+    if shift == nearest:
+        return -nearest, (1.0,)
+    first = math.floor(-shift) - n_taps // 2 + 1
+    position = np.arange(n_taps) + first + shift
+    window = np.i0(_BETA * np.sqrt(np.clip(1 - (2 * position / n_taps) ** 2, 0, None)))
+    taps = np.sinc(position) * window
+    taps /= taps.sum()
+    # One more step makes the sum exactly 1 in float64.
+    taps[n_taps // 2] += 1 - math.fsum(taps)
+    return first, tuple(float(tap) for tap in taps)
+
+
+def filter_margins(filters: Sequence[Filter]) -> tuple[tuple[int, int], ...]:
+    """Give how many positions at the start and end of each axis lack part of their source."""
+    return tuple((max(0, -offset), max(0, offset + len(taps) - 1)) for offset, taps in filters)
+
+
+def apply_filters(array: NDArray[np.float64], filters: Sequence[Filter]) -> NDArray[np.float64]:
+    """Apply one filter per trailing axis, the border replicated.
+
+    Parameters
+    ----------
+    array : ndarray of float64, shape (..., *spatial)
+    filters : sequence of Filter
+        One per spatial axis.
+
+    Returns
+    -------
+    ndarray of float64
+        Of the array's shape; the array itself where nothing is to be done.
+    """
+    first_axis = array.ndim - len(filters)
+    for axis, (offset, taps) in enumerate(filters, start=first_axis):
+        if (offset, taps) == (0, (1.0,)):
+            continue
+        size = array.shape[axis]
+        total: NDArray[np.float64] | None = None
+        for k, tap in enumerate(taps):
+            source = np.clip(np.arange(size) + offset + k, 0, size - 1)
+            part = np.take(array, source, axis=axis)
+            if len(taps) > 1:
+                part *= tap
+            total = part if total is None else np.add(total, part, out=total)
+        array = total if total is not None else array
+    return array

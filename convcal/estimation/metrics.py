@@ -1,0 +1,200 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""How far a candidate output is from the reference."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import asdict, dataclass
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from convcal.errors import InputError
+
+__all__ = ["Metrics", "measure", "measure_channels"]
+
+
+@dataclass(frozen=True)
+class Metrics:
+    """Errors of one output against its reference.
+
+    Attributes
+    ----------
+    max_abs_error, mean_abs_error, rmse : float
+        In the output's units; 0 when there is no value.
+    snr_db : float
+        ``10 log10(sum reference**2 / sum (reference - candidate)**2)``; infinite without error,
+        minus infinite where the reference is all zero and the candidate is not.
+    psnr_db : float
+        ``20 log10(data_range / rmse)``; infinite without error, minus infinite where `data_range`
+        is 0 and there is an error.
+    data_range : float
+        The peak that `psnr_db` refers to.
+    cosine : float
+        Between the two as vectors; 1 where both are all zero, 0 where one is.
+    n_values, n_excluded : int
+        Positions measured, and positions left out because a value was not finite.
+    """
+
+    max_abs_error: float
+    mean_abs_error: float
+    rmse: float
+    snr_db: float
+    psnr_db: float
+    data_range: float
+    cosine: float
+    n_values: int
+    n_excluded: int
+
+    def to_dict(self) -> dict[str, float | int | str]:
+        """Give the fields as JSON has them: infinities are the strings "inf" and "-inf"."""
+        return {name: _json_number(value) for name, value in asdict(self).items()}
+
+
+def measure(
+    reference: ArrayLike,
+    candidate: ArrayLike,
+    *,
+    data_range: float,
+    mask: NDArray[np.bool_] | None = None,
+) -> Metrics:
+    """Measure how far a candidate is from the reference, over all positions at once.
+
+    Parameters
+    ----------
+    reference, candidate : array_like
+        Of one shape, any rank, real.
+    data_range : float
+        Peak for the PSNR, finite and not negative.
+    mask : ndarray of bool or None
+        True where to measure; broadcast to the arrays. Positions outside it are not counted.
+
+    Returns
+    -------
+    Metrics
+        Without any finite position: no error, SNR and PSNR infinite, cosine 1, `n_values` 0.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+
+    Notes
+    -----
+    Sums run over every element (not over the first axis alone) in float64, of values divided by
+    the largest one, so that no square overflows.
+
+    Examples
+    --------
+    >>> measure([3.0, 4.0], [3.0, 4.5], data_range=5).rmse
+    0.3535533905932738
+    """
+    ref, cand = np.asarray(reference), np.asarray(candidate)
+    if ref.shape != cand.shape:
+        raise InputError(
+            f"the reference has shape {ref.shape} and the candidate {cand.shape}; "
+            "they must be the same"
+        )
+    if mask is not None:
+        wanted = np.broadcast_to(mask, ref.shape)
+        ref, cand = ref[wanted], cand[wanted]
+    ref, cand = ref.astype(np.float64).ravel(), cand.astype(np.float64).ravel()
+    finite = np.isfinite(ref) & np.isfinite(cand)
+    n_values = int(finite.sum())
+    n_excluded = ref.size - n_values
+    if n_excluded:
+        ref, cand = ref[finite], cand[finite]
+    if n_values == 0:
+        return Metrics(0.0, 0.0, 0.0, math.inf, math.inf, float(data_range), 1.0, 0, n_excluded)
+
+    error = np.abs(ref - cand)
+    largest_error = float(error.max())
+    rmse = _norm(error) / math.sqrt(n_values)
+    norm_ref, norm_cand = _norm(ref), _norm(cand)
+    return Metrics(
+        max_abs_error=largest_error,
+        mean_abs_error=float(error.mean()),
+        rmse=rmse,
+        snr_db=_decibels(norm_ref / math.sqrt(n_values), rmse),
+        psnr_db=_decibels(float(data_range), rmse),
+        data_range=float(data_range),
+        cosine=_cosine(ref, cand, norm_ref, norm_cand),
+        n_values=n_values,
+        n_excluded=n_excluded,
+    )
+
+
+def measure_channels(
+    reference: NDArray[np.generic],
+    candidate: NDArray[np.generic],
+    *,
+    data_range: float,
+    mask: NDArray[np.bool_] | None = None,
+    channel_axis: int = 1,
+) -> tuple[Metrics, ...]:
+    """Measure each channel by itself.
+
+    Parameters
+    ----------
+    reference, candidate : ndarray
+        Of one shape.
+    data_range, mask
+        As for `measure`.
+    channel_axis : int
+        The axis whose slices are measured.
+
+    Returns
+    -------
+    tuple of Metrics
+        One per channel.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ.
+    """
+    if reference.shape != candidate.shape:
+        raise InputError(
+            f"the reference has shape {reference.shape} and the candidate {candidate.shape}; "
+            "they must be the same"
+        )
+    ref = np.moveaxis(reference, channel_axis, 0)
+    cand = np.moveaxis(candidate, channel_axis, 0)
+    masks: list[NDArray[np.bool_] | None] = [None] * len(ref)
+    if mask is not None:
+        wanted = np.moveaxis(np.broadcast_to(mask, reference.shape), channel_axis, 0)
+        masks = list(wanted)
+    return tuple(
+        measure(r, c, data_range=data_range, mask=m)
+        for r, c, m in zip(ref, cand, masks, strict=True)
+    )
+
+
+def _norm(values: NDArray[np.float64]) -> float:
+    """Give the Euclidean norm; values up to the largest double do not overflow."""
+    largest = float(np.abs(values).max())
+    if largest == 0:
+        return 0.0
+    return largest * math.sqrt(float(np.square(values / largest).sum()))
+
+
+def _decibels(signal: float, error: float) -> float:
+    if error == 0:
+        return math.inf
+    if signal == 0:
+        return -math.inf
+    return 20 * (math.log10(signal) - math.log10(error))
+
+
+def _cosine(
+    ref: NDArray[np.float64], cand: NDArray[np.float64], norm_ref: float, norm_cand: float
+) -> float:
+    if norm_ref == 0 or norm_cand == 0:
+        return 1.0 if norm_ref == norm_cand else 0.0
+    return min(1.0, max(-1.0, float(np.dot(ref / norm_ref, cand / norm_cand))))
+
+
+def _json_number(value: float) -> float | int | str:
+    if math.isinf(value):
+        return "inf" if value > 0 else "-inf"
+    return value

@@ -1,0 +1,31 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Arrays without units: mean 0 and spread 1 per channel."""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["standardised"]
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+def standardised(array: Array, valid: Mask | None) -> tuple[Array, Array]:
+    """Give an array with mean 0 and spread 1 per channel, zeros where it is not valid.
+
+    Channels without signal above round-off become 0; their spread is given as 1.
+    """
+    axes = (0, *range(2, array.ndim))
+    column = (1, -1) + (1,) * (array.ndim - 2)
+    mask = np.ones(array.shape, dtype=bool) if valid is None else valid
+    safe = np.where(mask, array, 0.0)
+    count = np.maximum(mask.sum(axis=axes), 1)
+    mean = safe.sum(axis=axes) / count
+    centred = np.where(mask, safe - mean.reshape(column), 0.0)
+    spread = np.sqrt(np.square(centred).sum(axis=axes) / count)
+    is_flat = spread <= 1e-12 * np.abs(mean)
+    spread = np.where(is_flat | (spread == 0), 1.0, spread)
+    centred *= np.where(is_flat, 0.0, 1.0 / spread).reshape(column)
+    return centred, spread

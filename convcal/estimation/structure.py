@@ -1,0 +1,220 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Names for errors that no shift, gain or bias undoes."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from itertools import product
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convcal.estimation.overlap import score_shifts
+from convcal.estimation.refinement import refine_shift
+
+__all__ = ["Growth", "find_growth", "find_row_stride", "neighbour_correlation"]
+
+Array = NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Growth:
+    """A displacement that grows with position.
+
+    Attributes
+    ----------
+    growth : tuple of float
+        Pixels per axis by which the shift changes from the first position to the last.
+    fixed_point : tuple of float
+        Position per axis where the shift is 0; NaN where it does not grow.
+    sigmas : float
+        The clearest growth against its standard error.
+    n_blocks : int
+    """
+
+    growth: tuple[float, ...]
+    fixed_point: tuple[float, ...]
+    sigmas: float
+    n_blocks: int
+
+
+def find_row_stride(reference: Array, observed: Array) -> int | None:
+    """Find whether rows were read with the wrong stride.
+
+    Core ML pads rows to 64 bytes: ``stride = 64 * ceil(width * itemsize / 64)`` bytes. A reader
+    who takes the padded buffer for a dense one gets row r sheared by r times the padding
+    (coremltools issue 1893 and others, faults.md D).
+
+    Parameters
+    ----------
+    reference, observed : ndarray of float64, shape (N, C, *spatial)
+        With at least one spatial axis.
+
+    Returns
+    -------
+    int or None
+        The stride in values, where reading the reference so explains the observed output.
+    """
+    width = reference.shape[-1]
+    strides = {64 * math.ceil(width * itemsize / 64) // itemsize for itemsize in (1, 2, 4)} - {
+        width
+    }
+    for stride in sorted(strides):
+        for n_leading in (1, 2):  # one buffer per sample, or one per channel
+            rows = reference.reshape(*reference.shape[:n_leading], -1, width)
+            n_rows = rows.shape[-2]
+            if n_rows < 3:
+                continue
+            place = np.arange(n_rows * width)
+            row, column = place // stride, place % stride
+            real = (column < width) & (row > 0)
+            source = row * width + np.minimum(column, width - 1)
+            flat_reference = reference.reshape(*reference.shape[:n_leading], -1)
+            flat_observed = observed.reshape(*observed.shape[:n_leading], -1)
+            read = flat_reference[..., source[real]]
+            got = flat_observed[..., real]
+            dense = flat_reference[..., real]
+            if _correlation(read, got) > 0.9 and _correlation(dense, got) < 0.8:
+                return stride
+    return None
+
+
+def _correlation(first: Array, second: Array) -> float:
+    good = np.isfinite(first) & np.isfinite(second)
+    first, second = first[good], second[good]
+    if first.size < 8:
+        return 0.0
+    first, second = first - first.mean(), second - second.mean()
+    power = float(first @ first) * float(second @ second)
+    return float(first @ second) / math.sqrt(power) if power > 0 else 0.0
+
+
+def find_growth(
+    reference: Array, observed: Array, *, limits: tuple[int, ...], floor: Array
+) -> Growth | None:
+    """Find whether the shift grows along its own axis, as under a change of scale.
+
+    Parameters
+    ----------
+    reference, observed : ndarray of float64, shape (N, C, *spatial)
+        Finite, standardised per channel.
+    limits : tuple of int
+    floor : ndarray of float64, shape (C,)
+
+    Returns
+    -------
+    Growth or None
+        None where blocks are too few or too small, or their shifts show no growth: at least 0.05
+        pixels over the field, 5 standard errors, and more than half of the variance of the
+        blocks' shifts.
+
+    Notes
+    -----
+    Each block is registered by itself, all samples and channels together, and a plane is fitted
+    to the shifts.
+    """
+    spatial = reference.shape[2:]
+    counts = [_n_blocks(size, n_axes=len(spatial)) for size in spatial]
+    edges = [
+        np.linspace(0, n, k + 1).round().astype(int) for n, k in zip(spatial, counts, strict=True)
+    ]
+    centres, shifts = [], []
+    for index in product(*(range(k) for k in counts)):
+        cut = tuple(slice(e[i], e[i + 1]) for e, i in zip(edges, index, strict=True))
+        where = (slice(None), slice(None), *cut)
+        shift = _block_shift(reference[where], observed[where], limits, floor)
+        if shift is not None:
+            shifts.append(shift)
+            centres.append([(c.start + c.stop - 1) / 2 for c in cut])
+    if len(shifts) < max(5, 2 * len(spatial) + 2):
+        return None
+    centre, moved = np.array(centres), np.array(shifts)
+    growth, fixed, clearest = [], [], 0.0
+    for axis, size in enumerate(spatial):
+        slope, intercept, sigmas, explained = _line(centre[:, axis], moved[:, axis])
+        pixels = slope * (size - 1)
+        if counts[axis] >= 3 and abs(pixels) >= 0.05 and sigmas >= 5 and explained > 0.5:
+            growth.append(pixels)
+            fixed.append(-intercept / slope)
+            clearest = max(clearest, sigmas)
+        else:
+            growth.append(0.0)
+            fixed.append(math.nan)
+    if not any(growth):
+        return None
+    return Growth(tuple(growth), tuple(fixed), clearest, len(shifts))
+
+
+def _n_blocks(size: int, *, n_axes: int) -> int:
+    """Cut an axis into blocks of at least 12 positions, at most 8, 4 or 3 of them."""
+    return max(1, min({1: 8, 2: 4}.get(n_axes, 3), size // 12))
+
+
+def _block_shift(
+    reference: Array, observed: Array, limits: tuple[int, ...], floor: Array
+) -> tuple[float, ...] | None:
+    spatial = reference.shape[2:]
+    local = tuple(
+        max(1, min(limit, size // 3)) if size > 1 else 0
+        for limit, size in zip(limits, spatial, strict=True)
+    )
+    axes = (0, *range(2, reference.ndim))
+    reference = reference - reference.mean(axis=axes, keepdims=True)
+    observed = observed - observed.mean(axis=axes, keepdims=True)
+    scores = score_shifts(reference, observed, limits=local, floor=floor)
+    best = scores.best()
+    if scores.score[scores.index(best)] > math.log(0.8) / 2 or any(
+        abs(b) == limit > 0 for b, limit in zip(best, local, strict=True)
+    ):
+        return None
+    refined = refine_shift(reference, observed, start=best, floor=floor)
+    return refined.shift
+
+
+def _line(position: Array, shift: Array) -> tuple[float, float, float, float]:
+    """Fit a line without its worst residuals; give slope, intercept, sigmas and share explained."""
+    keep = np.ones(len(position), dtype=bool)
+    slope = intercept = 0.0
+    for _ in range(3):
+        design = np.stack([position[keep], np.ones(int(keep.sum()))], axis=1)
+        slope, intercept = np.linalg.lstsq(design, shift[keep], rcond=None)[0]
+        residual = shift - slope * position - intercept
+        scale = 1.4826 * float(np.median(np.abs(residual[keep])))
+        keep = np.abs(residual) <= max(4 * scale, 1e-6)
+        if keep.sum() < 4:
+            return 0.0, 0.0, 0.0, 0.0
+    centred = position[keep] - position[keep].mean()
+    spread = float(centred @ centred)
+    left = float(residual[keep] @ residual[keep])
+    total = float(np.square(shift[keep] - shift[keep].mean()).sum())
+    if spread <= 0 or total <= 0:
+        return 0.0, 0.0, 0.0, 0.0
+    error = math.sqrt(left / max(int(keep.sum()) - 2, 1) / spread)
+    sigmas = abs(slope) / error if error > 0 else math.inf
+    return float(slope), float(intercept), sigmas, 1 - left / total
+
+
+def neighbour_correlation(residual: Array) -> float:
+    """Give the strongest correlation of neighbours in a residual; 0 for white noise.
+
+    Parameters
+    ----------
+    residual : ndarray of float64, shape (N, C, *spatial)
+
+    Returns
+    -------
+    float
+        Of the axis where it is largest in size, its sign kept; 0 without spatial axes.
+    """
+    strongest = 0.0
+    for axis in range(2, residual.ndim):
+        size = residual.shape[axis]
+        if size < 3:
+            continue
+        left = np.take(residual, np.arange(size - 1), axis=axis)
+        right = np.take(residual, np.arange(1, size), axis=axis)
+        value = _correlation(left, right)
+        if abs(value) > abs(strongest):
+            strongest = value
+    return strongest
