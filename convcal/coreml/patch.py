@@ -348,18 +348,20 @@ def _move(operations: OperationList, x: Tensor, filters: Mapping[int, AxisFilter
 
 def _crop(operations: OperationList, x: Tensor, begin: list[int], shape: tuple[int, ...]) -> Tensor:
     """Crop; in float16 never along the width from another position than 0."""
-    rank = len(shape)
     if x.dtype == "float32" or begin[-1] == 0:
         return operations.crop(x, begin=begin, shape=shape)
+    rank = len(shape)
     if rank == 1:
-        column = operations.crop(
-            operations.reshape(x, shape=(*x.shape, 1)), begin=[*begin, 0], shape=(*shape, 1)
+        column = operations.reshape(x, shape=(*x.shape, 1))
+        return operations.reshape(
+            operations.crop(column, begin=[*begin, 0], shape=(*shape, 1)), shape=shape
         )
-        return operations.reshape(column, shape=shape)
+    if x.shape[:-1] != shape[:-1]:
+        x = operations.crop(x, begin=[*begin[:-1], 0], shape=(*shape[:-1], x.shape[-1]))
     swap = [*range(rank - 2), rank - 1, rank - 2]
     turned = operations.crop(
         operations.transpose(x, permutation=swap),
-        begin=[begin[axis] for axis in swap],
+        begin=[0] * (rank - 2) + [begin[-1], 0],
         shape=tuple(shape[axis] for axis in swap),
     )
     return operations.transpose(turned, permutation=swap)
