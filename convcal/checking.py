@@ -49,7 +49,7 @@ class Thresholds:
             "largest error": (metrics.max_abs_error, self.max_abs_error),
             "RMSE": (metrics.rmse, self.max_rmse),
         }
-        # Written as "not at least", so that NaN, the metric of nothing, fails.
+        # Written as "not at least", so that NaN (the cosine of a zero output) fails.
         return [
             f"{name} {value:.6g}{unit} is below {limit:g}{unit}"
             for name, (value, limit, unit) in at_least.items()
@@ -158,6 +158,10 @@ def _check_output(
         reference, candidate = reference[region], candidate[region]
     metrics = measure(reference, candidate)
     failures = thresholds.failures(metrics)
+    if metrics.n_values == 0:
+        failures.insert(0, "there is no position where both are finite")
+    if not metrics.n_values:
+        failures.insert(0, "nothing could be compared: no value is finite in both")
     n_lost = int(np.sum(np.isfinite(reference) & ~np.isfinite(candidate)))
     if n_lost:
         failures.insert(0, f"{n_lost} values are not finite where the reference is")

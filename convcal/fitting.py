@@ -51,7 +51,7 @@ def fit(
     emulate : sequence of str
         Faults that act on the observed model, as ``'crop-origin:variant=zero'``; recorded in the
         calibration.
-    axes : mapping of str to Layout, optional
+    axes : mapping of str to Layout, or OutputAxes, optional
         By output name, where batch and channels are not on the axes 0 and 1.
     progress : callable, optional
         Called with (done, total) after every sample.
@@ -99,7 +99,7 @@ def fit_captures(
         A capture that holds both roles.
     options : FitOptions, optional
         How to fit.
-    axes : mapping of str to Layout, optional
+    axes : mapping of str to Layout, or OutputAxes, optional
         By output name, where batch and channels are not on the axes 0 and 1.
 
     Returns

@@ -3,15 +3,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 
 from convcal.errors import InputError
 
-__all__ = ["Layout"]
+__all__ = ["Layout", "OutputAxes"]
 
 
 @dataclass(frozen=True)
@@ -89,3 +89,42 @@ class Layout:
         if self.channel_axis is None:
             moved = np.expand_dims(moved, len(axes))
         return moved if self.batch_axis is not None else moved[np.newaxis]
+
+
+@dataclass(frozen=True)
+class OutputAxes:
+    """Which axes of outputs are stated; all others are as `Layout.of` guesses.
+
+    Parameters
+    ----------
+    batch, channel : mapping of str or None to int or None
+        By output name the axis, None where the output has none. The name None stands for all
+        outputs that are not named.
+    """
+
+    batch: Mapping[str | None, int | None] = field(default_factory=dict)
+    channel: Mapping[str | None, int | None] = field(default_factory=dict)
+
+    def __iter__(self) -> Iterator[str]:
+        return iter({name for name in (*self.batch, *self.channel) if name is not None})
+
+    def layout(self, name: str, array: np.ndarray[Any, Any]) -> Layout:
+        """Give the layout of one output.
+
+        Parameters
+        ----------
+        name : str
+            The output's name.
+        array : ndarray
+            The output for one sample.
+
+        Returns
+        -------
+        Layout
+            Not checked against the array.
+        """
+        guess = Layout.of(array)
+        return Layout(
+            self.batch.get(name, self.batch.get(None, guess.batch_axis)),
+            self.channel.get(name, self.channel.get(None, guess.channel_axis)),
+        )

@@ -12,16 +12,18 @@ from typing import Any
 
 import numpy as np
 
-from convcal.data import CalibrationSet, open_capture, open_samples
+from convcal.data.captures import open_capture
+from convcal.data.samples import CalibrationSet, open_samples
 from convcal.errors import InputError
-from convcal.layout import Layout
+from convcal.layout import Layout, OutputAxes
 from convcal.model_description import Feature, ModelDescription
 from convcal.runtime import Runner, open_runner
 
 __all__ = ["Axes", "OutputPair", "Pairs", "Progress", "read_pairs", "record_pairs"]
 
 Model = str | os.PathLike[str] | Runner
-Axes = Mapping[str, Layout]
+Axes = Mapping[str, Layout] | OutputAxes
+"""The layouts of outputs whose axes are not the usual ones."""
 Progress = Callable[[int, int], None]
 """Called with how many samples are done, and of how many."""
 
@@ -77,7 +79,7 @@ def record_pairs(
         On Core ML, for each of the two.
     emulate : sequence of str
         Faults that act on the observed model.
-    axes : mapping of str to Layout, optional
+    axes : mapping of str to Layout, or OutputAxes, optional
         By output name, where the layout is not the usual one.
     progress : callable, optional
         Told of every sample.
@@ -120,7 +122,7 @@ def record_pairs(
             name,
             [sample[name] for sample in recorded["reference"]],
             [sample[name] for sample in recorded["observed"]],
-            (axes or {}).get(name),
+            axes,
         )
         for name in runners["reference"].description.output_names
     }
@@ -135,7 +137,7 @@ def read_pairs(path: str | os.PathLike[str], *, axes: Axes | None = None) -> Pai
     ----------
     path : path
         A capture that holds both roles.
-    axes : mapping of str to Layout, optional
+    axes : mapping of str to Layout, or OutputAxes, optional
         By output name, where the layout is not the usual one.
 
     Returns
@@ -153,7 +155,7 @@ def read_pairs(path: str | os.PathLike[str], *, axes: Axes | None = None) -> Pai
             name,
             list(capture.read("reference", name)),
             list(capture.read("observed", name)),
-            (axes or {}).get(name),
+            axes,
         )
         for name in capture.outputs
     }
@@ -167,7 +169,7 @@ def _pair(
     name: str,
     reference: list[np.ndarray[Any, Any]],
     observed: list[np.ndarray[Any, Any]],
-    layout: Layout | None,
+    axes: Axes | None,
 ) -> OutputPair:
     for role, arrays in (("reference", reference), ("observed", observed)):
         shapes = sorted({array.shape for array in arrays})
@@ -181,7 +183,7 @@ def _pair(
             f"output '{name}' has shape {reference[0].shape} in the reference and "
             f"{observed[0].shape} in the observed model; they must be the same"
         )
-    layout = layout or Layout.of(observed[0])
+    layout = _layout(name, observed[0], axes)
     try:
         return OutputPair(
             np.concatenate([layout.canonical(array) for array in reference]),
@@ -190,6 +192,12 @@ def _pair(
         )
     except InputError as error:
         raise InputError(f"output '{name}': {error}") from None
+
+
+def _layout(name: str, array: np.ndarray[Any, Any], axes: Axes | None) -> Layout:
+    if isinstance(axes, OutputAxes):
+        return axes.layout(name, array)
+    return (axes or {}).get(name) or Layout.of(array)
 
 
 def _check_names(axes: Axes | None, outputs: Mapping[str, OutputPair]) -> None:
@@ -235,5 +243,5 @@ def _data_provenance(data: object, samples: CalibrationSet) -> dict[str, Any]:
 
 
 def _provenance(roles: dict[str, dict[str, Any]], *, data: dict[str, Any]) -> dict[str, Any]:
-    faults = list(roles["observed"].get("faults") or [])
+    faults = [fault for fault in roles["observed"].get("faults", "").split("; ") if fault]
     return {"emulated": bool(faults), "faults": faults, **roles, "data": data}

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 from convcal.errors import InputError
 from convcal.estimation.evidence import gather_evidence
 from convcal.estimation.interpolation import Filter
-from convcal.estimation.metrics import Metrics, measure, measure_channels
+from convcal.estimation.metrics import Metrics, default_range, measure, measure_channels
 from convcal.estimation.registration import Registration, register
 from convcal.estimation.rounding import rounding_level
 from convcal.estimation.selection import MODELS, Candidate, choose, inside, propose
@@ -282,11 +282,7 @@ def _check_range(data_range: float | None, reference: NDArray[np.generic]) -> fl
         if not (np.isfinite(data_range) and data_range > 0):
             raise InputError(f"data_range is {data_range}; accepted is a finite number above 0")
         return float(data_range)
-    if reference.dtype.kind in "iu" and reference.dtype.itemsize <= 2:
-        info = np.iinfo(reference.dtype)
-        return float(info.max) - float(info.min)
-    finite = reference[np.isfinite(reference)].astype(np.float64)
-    return float(np.ptp(finite)) if finite.size else 0.0
+    return default_range(reference)
 
 
 def _both(valid: Mask | None, samples: NDArray[np.int64], mask: Mask | None) -> Mask | None:

@@ -11,7 +11,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convcal.errors import InputError
 
-__all__ = ["Metrics", "measure", "measure_channels"]
+__all__ = ["Metrics", "default_range", "measure", "measure_channels"]
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,32 @@ class Metrics:
         return {name: _json_number(value) for name, value in asdict(self).items()}
 
 
+def default_range(reference: NDArray[np.generic]) -> float:
+    """Give the peak that a PSNR refers to where none is stated.
+
+    Parameters
+    ----------
+    reference : ndarray
+        The trusted values.
+
+    Returns
+    -------
+    float
+        All that the dtype can hold for integers of up to 16 bits; otherwise the largest less the
+        least finite value, 0 where there is none.
+    """
+    if reference.dtype.kind in "iu" and reference.dtype.itemsize <= 2:
+        info = np.iinfo(reference.dtype)
+        return float(info.max) - float(info.min)
+    finite = reference[np.isfinite(reference)].astype(np.float64)
+    return float(np.ptp(finite)) if finite.size else 0.0
+
+
 def measure(
     reference: ArrayLike,
     candidate: ArrayLike,
     *,
-    data_range: float,
+    data_range: float | None = None,
     mask: NDArray[np.bool_] | None = None,
 ) -> Metrics:
     """Measure how far a candidate is from the reference, over all positions at once.
@@ -64,8 +85,8 @@ def measure(
     ----------
     reference, candidate : array_like
         Of one shape, any rank, real.
-    data_range : float
-        Peak for the PSNR, finite and not negative.
+    data_range : float, optional
+        Peak for the PSNR, finite and not negative; `default_range` by default.
     mask : ndarray of bool or None
         True where to measure; broadcast to the arrays. Positions outside it are not counted.
 
@@ -95,6 +116,8 @@ def measure(
             f"the reference has shape {ref.shape} and the candidate {cand.shape}; "
             "they must be the same"
         )
+    if data_range is None:
+        data_range = default_range(ref)
     if mask is not None:
         wanted = np.broadcast_to(mask, ref.shape)
         ref, cand = ref[wanted], cand[wanted]
