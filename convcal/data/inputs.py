@@ -97,14 +97,14 @@ def check_dtype(dtype: np.dtype[np.generic], feature: Feature, *, where: str) ->
     """Check that values of a dtype can be brought to the input's.
 
     Floats are rounded to the input's precision and integers may become floats; nothing becomes
-    an integer but integers, and images take uint8 only.
+    an integer but integers, and uint8 (images) takes uint8 only.
 
     Raises
     ------
     InputError
         If they cannot.
     """
-    if feature.kind == "image":
+    if feature.dtype == "uint8":
         is_fit, accepted = dtype == np.uint8, "uint8, 0 to 255"
     elif feature.dtype.startswith("float"):
         is_fit, accepted = is_plain(dtype), "floats and integers"

@@ -179,19 +179,21 @@ def _crop_size(feature: Feature) -> tuple[int, int]:
     InputError
         If the input takes no pictures.
     """
-    if feature.kind == "image":
+    if feature.kind == "image" and feature.dtype == "uint8":
         return cast("tuple[int, int]", feature.shape[:2])
     leading = feature.shape[:-2]
     is_batched = len(leading) < 2 or leading[0] == 1
     channels = leading[-1] if leading else 1
     if (
-        not feature.dtype.startswith("float")
+        feature.kind == "image"
+        or not feature.dtype.startswith("float")
         or not 2 <= len(feature.shape) <= 4
         or not is_batched
         or channels not in {1, 3}
+        or min(feature.shape) < 1  # a length that the package leaves open
     ):
         msg = (
-            f"input {feature} takes no pictures; they go into image inputs and into float "
+            f"input {feature} takes no pictures; they go into 8-bit image inputs and into float "
             "tensors of shape (1, C, H, W), (C, H, W) or (H, W) with C 1 or 3; give .npz files "
             "or FILE.py:FUNCTION instead"
         )

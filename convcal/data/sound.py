@@ -70,6 +70,7 @@ def _window_length(feature: Feature) -> int:
         feature.kind != "tensor"
         or not feature.dtype.startswith("float")
         or sum(axis > 1 for axis in feature.shape) != 1
+        or min(feature.shape) < 1  # a length that the package leaves open
     ):
         msg = (
             f"input {feature} takes no sound; it goes into float tensors with a single axis "
