@@ -8,15 +8,16 @@ one tile, is dropped.
 
 from __future__ import annotations
 
+import contextlib
 import warnings
-from typing import TYPE_CHECKING, cast
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
 from convcal.errors import InputError, UnavailableError
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from pathlib import Path
     from types import ModuleType
 
@@ -118,21 +119,37 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
     UnavailableError
         If Pillow is missing.
     """
-    image_module, ops = _pillow()
+    with _opened(path) as image:
+        if image.mode.split(";")[0] in _DEEP_MODES:
+            msg = (
+                f"picture '{path}' has mode {image.mode}, more than 8 bits per channel; save it "
+                "with 8 bits, or as a .npy array in the model's own range"
+            )
+            raise InputError(msg)
+        _, ops = _pillow()
+        mode = "L" if image.mode in {"1", "L", "LA", "La"} else "RGB"
+        return np.array(ops.exif_transpose(image).convert(mode), dtype=np.uint8)
+
+
+def _picture_size(path: Path) -> tuple[int, int]:
+    """Find a picture's (height, width), upright."""
+    with _opened(path) as image:
+        width, height = image.size
+        # EXIF orientations 5 to 8 turn by a quarter.
+        is_turned = image.getexif().get(0x0112, 1) >= 5
+    return (width, height) if is_turned else (height, width)
+
+
+@contextlib.contextmanager
+def _opened(path: Path) -> Iterator[Any]:
+    """Open a picture; whatever Pillow does not like about it is an input error that names it."""
+    image_module, _ = _pillow()
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             warnings.simplefilter("error", image_module.DecompressionBombWarning)
             with image_module.open(path, formats=_FORMATS) as image:
-                if image.mode.split(";")[0] in _DEEP_MODES:
-                    msg = (
-                        f"picture '{path}' has mode {image.mode}, more than 8 bits per channel; "
-                        "save it with 8 bits, or as a .npy array in the model's own range"
-                    )
-                    raise InputError(msg)
-                upright = ops.exif_transpose(image)
-                mode = "L" if image.mode in {"1", "L", "LA", "La"} else "RGB"
-                return np.array(upright.convert(mode), dtype=np.uint8)
+                yield image
     except InputError:
         raise
     # Pillow's decoders raise nearly anything on damaged files, SyntaxError included.
@@ -142,33 +159,6 @@ def read_picture(path: Path) -> NDArray[np.uint8]:
             f"{', '.join(PICTURE_SUFFIXES)} and undamaged"
         )
         raise InputError(msg) from error
-
-
-def _picture_size(path: Path) -> tuple[int, int]:
-    """Find a picture's (height, width), upright, from its header alone.
-
-    Raises
-    ------
-    InputError
-        If the header cannot be read.
-    UnavailableError
-        If Pillow is missing.
-    """
-    image_module, _ = _pillow()
-    try:
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
-            with image_module.open(path, formats=_FORMATS) as image:
-                width, height = image.size
-                # EXIF orientations 5 to 8 turn by a quarter.
-                is_turned = image.getexif().get(0x0112, 1) >= 5
-    except Exception as error:
-        msg = (
-            f"cannot read picture '{path}' ({error}); it should be one of "
-            f"{', '.join(PICTURE_SUFFIXES)} and undamaged"
-        )
-        raise InputError(msg) from error
-    return (width, height) if is_turned else (height, width)
 
 
 def _crop_size(feature: Feature) -> tuple[int, int]:
@@ -202,7 +192,7 @@ def _crop_size(feature: Feature) -> tuple[int, int]:
 
 
 def tile_names(path: Path, feature: Feature) -> list[str]:
-    """Name the tiles of one picture, from its header alone.
+    """Name the tiles of one picture, from its size.
 
     Raises
     ------
