@@ -4,7 +4,13 @@ import json
 import numpy as np
 import pytest
 from coreml.corrections import FRACTIONAL, LAYOUTS, MIXED, WHOLE, correction_of
-from coreml.models import read_with_coremltools, save_functions, save_package, weighted
+from coreml.models import (
+    quiet,
+    read_with_coremltools,
+    save_functions,
+    save_package,
+    weighted,
+)
 
 from convcal import AxisFilter, Correction
 from convcal.coreml._coremltools import load_coremltools, load_message_types
@@ -429,3 +435,85 @@ def test_half_precision_constants_are_rounded_once(tmp_path):
     np.testing.assert_array_equal(stored, np.array([1.0005, 1.1], np.float16))
     _, mil = load_message_types()
     assert made.outputs[0].type.tensorType.dataType == mil.FLOAT16
+
+
+def palettize(ct, model, n_bits):
+    config = ct.optimize.coreml.OpPalettizerConfig(mode="uniform", nbits=n_bits, weight_threshold=0)
+    return ct.optimize.coreml.palettize_weights(
+        model, ct.optimize.coreml.OptimizationConfig(config)
+    )
+
+
+def quantize(ct, model, n_bits):
+    config = ct.optimize.coreml.OpLinearQuantizerConfig(dtype=f"int{n_bits}", weight_threshold=0)
+    return ct.optimize.coreml.linear_quantize_weights(
+        model, ct.optimize.coreml.OptimizationConfig(config)
+    )
+
+
+def prune(ct, model, n_bits):
+    config = ct.optimize.coreml.OpMagnitudePrunerConfig(target_sparsity=0.5, weight_threshold=0)
+    return ct.optimize.coreml.prune_weights(model, ct.optimize.coreml.OptimizationConfig(config))
+
+
+@pytest.mark.parametrize(
+    ("compress", "n_bits", "target"),
+    [
+        (palettize, 4, "iOS16"),
+        (palettize, 3, "iOS18"),
+        (quantize, 8, "iOS16"),
+        (quantize, 4, "iOS18"),
+        (prune, 0, "iOS16"),
+        (prune, 0, "iOS18"),
+    ],
+)
+def test_compressed_weights_are_kept(tmp_path, compress, n_bits, target):
+    ct = load_coremltools()
+    path = save_package(
+        tmp_path / "m.mlpackage",
+        lambda mb, x: weighted(mb, x, kernel=5),
+        shape=(1, 16, 8, 9),
+        target=target,
+    )
+    with quiet():
+        model = ct.models.MLModel(str(path), skip_model_load=True)
+        compress(ct, model, n_bits).save(str(tmp_path / "compressed.mlpackage"))
+    package = read_package(tmp_path / "compressed.mlpackage")
+    patched = append_corrections(package, {"out": SHIFT})
+    assert without_correction(patched.spec, ["out"]) == package.spec
+    saved = read_package(patched.save(tmp_path / "patched.mlpackage"))
+    assert saved.weights_sha256 == package.weights_sha256 != read_package(path).weights_sha256
+    read_with_coremltools(saved)
+
+
+def test_states_are_kept(tmp_path):
+    ct = load_coremltools()
+    mb, types = ct.converters.mil.Builder, ct.converters.mil.mil.types
+
+    @mb.program(
+        input_specs=[
+            mb.TensorSpec((1, 4, 8, 9)),
+            mb.StateTensorSpec((1, 4, 8, 9), dtype=types.fp16),
+        ],
+        opset_version=ct.target.iOS18,
+    )
+    def program(x, state):
+        total = mb.add(x=mb.read_state(input=state), y=mb.cast(x=x, dtype="fp16"))
+        mb.coreml_update_state(state=state, value=total)
+        return mb.cast(x=total, dtype="fp32", name="out")
+
+    with quiet():
+        model = ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=ct.target.iOS18,
+            skip_model_load=True,
+        )
+        model.save(str(tmp_path / "m.mlpackage"))
+    package = read_package(tmp_path / "m.mlpackage")
+    assert package.weights_path is None
+    patched = append_corrections(package, {"out": SHIFT})
+    assert without_correction(patched.spec, ["out"]) == package.spec
+    saved = read_package(patched.save(tmp_path / "patched.mlpackage"))
+    assert saved.spec.description.state == package.spec.description.state
+    read_with_coremltools(saved)
