@@ -25,6 +25,7 @@ _DTYPES = {
     "int32": types.int32,
     "bool": types.bool,
 }
+_TO_FP16 = ("add_fp16_cast", "const_elimination", "cast_optimization", "dead_code_elimination")
 
 
 def make_package(build, *, precision="float32", target="iOS16", **inputs):
@@ -41,8 +42,8 @@ def make_package(build, *, precision="float32", target="iOS16", **inputs):
     version = getattr(ct.target, target)
     program = mb.program(input_specs=specs, opset_version=version)(build)
     if precision == "float16":
-        PASS_REGISTRY["common::add_fp16_cast"](program)
-        PASS_REGISTRY["common::dead_code_elimination"](program)
+        for step in _TO_FP16:
+            PASS_REGISTRY[f"common::{step}"](program)
     program.export_as_multifunction = False
     folder = Path(tempfile.mkdtemp(prefix="convcal-test-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)

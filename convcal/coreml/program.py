@@ -145,7 +145,8 @@ def load_program(
     function : str, optional
         Which function; by default the package's default, usually ``"main"``.
     input_shapes : mapping of str to sequence of int, optional
-        Shapes to infer the program for, of inputs whose shape is flexible.
+        Shapes to infer the program for; of inputs whose shape is flexible they fill in the
+        lengths that are open, of others they are ignored.
 
     Returns
     -------
@@ -167,6 +168,7 @@ def load_program(
 
     name = _named(package, function)
     spec = package.spec
+    _check_operations(package, name)
     message = type(spec.mlProgram)()
     message.version = spec.mlProgram.version
     message.functions[name].CopyFrom(spec.mlProgram.functions[name])
@@ -222,11 +224,31 @@ def _operations_of(block: Any) -> Iterator[tuple[str, str]]:
 
 
 def _fix_input_shapes(function: Any, shapes: Mapping[str, Sequence[int]]) -> None:
+    """Fill in the lengths that a function leaves open."""
     for named in function.inputs:
-        if named.name in shapes:
-            dimensions = named.type.tensorType.dimensions
-            for dimension, length in zip(dimensions, shapes[named.name], strict=True):
-                dimension.constant.size = int(length)
+        dimensions = named.type.tensorType.dimensions
+        lengths = shapes.get(named.name, ())
+        if len(lengths) == len(dimensions):
+            for dimension, length in zip(dimensions, lengths, strict=True):
+                if not dimension.HasField("constant"):
+                    dimension.constant.size = int(length)
+
+
+def _check_operations(package: Package, function: str) -> None:
+    """Refuse operations that coremltools does not know, before it stumbles over the first."""
+    from coremltools.converters.mil import Builder  # noqa: TID251 - after the door
+
+    unknown: dict[str, str] = {}
+    for kind, name in list_operations(package, function=function):
+        # coremltools reads write_state as an operation of another name.
+        if kind != "write_state" and not hasattr(Builder, kind):
+            unknown.setdefault(kind, name)
+    if unknown:
+        listing = ", ".join(f"{kind} (such as '{name}')" for kind, name in sorted(unknown.items()))
+        raise UnsupportedModelError(
+            f"'{package.path}' has operations that this coremltools does not know: {listing}; "
+            "upgrade coremltools, or convert the model again without them"
+        )
 
 
 def _said(error: Exception) -> str:

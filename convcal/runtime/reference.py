@@ -16,6 +16,7 @@ from convcal.coreml.describe import describe
 from convcal.coreml.program import list_operations, load_program
 from convcal.errors import (
     ConvcalWarning,
+    InputError,
     RunnerError,
     UnavailableError,
     UnsupportedModelError,
@@ -113,6 +114,8 @@ class ReferenceRunner:
             "onnxruntime": str(self._onnxruntime.__version__),
             "os": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
+            "package": self._package.path.name,
+            "sha256": self._package.sha256,
             "python": platform.python_version(),
         }
         if self._faults:
@@ -178,26 +181,26 @@ class ReferenceRunner:
         self.close()
 
     def _gathered(self, results: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        dtypes = {value.name: value.dtype for value in _values(self._program)}
+        values = {value.name: value for value in _values(self._program)}
+        for name, array in results.items():
+            _check_shape(array.shape, values[name])
         with np.errstate(over="ignore"):  # fp16 values are representable, or infinite, already
             outputs = {
                 feature.name: from_tensor(results[feature.name], feature)
                 for feature in self._description.outputs
             }
             extra = {
-                name: results[name].astype(dtypes[name])
+                name: results[name].astype(values[name].dtype)
                 for name in self._extra_outputs
                 if name not in outputs
             }
         return {**distort(outputs, self._description, self._faults), **extra}
 
     def _prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Translate the program, for the given input shapes if some of its own are flexible."""
-        flexible = {
-            feature.name: feature for feature in self._description.inputs if feature.is_flexible
-        }
+        """Translate the program for the given input shapes, if it is not yet for these."""
         wanted = {
-            name: shapes.get(name) or tensor_shape(feature) for name, feature in flexible.items()
+            feature.name: shapes.get(feature.name, tensor_shape(feature))
+            for feature in self._description.inputs
         }
         if wanted == self._shapes:
             return
@@ -209,11 +212,17 @@ class ReferenceRunner:
         options.log_severity_level = 4  # fatal only: failures come as exceptions
         if self._threads is not None:
             options.intra_op_num_threads = self._threads
-        self._session = self._onnxruntime.InferenceSession(
-            self._translation.model.SerializeToString(),
-            options,
-            providers=["CPUExecutionProvider"],
-        )
+        try:
+            self._session = self._onnxruntime.InferenceSession(
+                self._translation.model.SerializeToString(),
+                options,
+                providers=["CPUExecutionProvider"],
+            )
+        except Exception as error:  # ONNX Runtime's own exceptions have no common public class
+            raise RunnerError(
+                f"ONNX Runtime does not take the translation of '{self._package.path}': {error}; "
+                "please report this with the package"
+            ) from error
         self._shapes = wanted
 
     def _warn(self) -> None:
@@ -233,7 +242,7 @@ def _read(package: Package, input_shapes: Mapping[str, tuple[int, ...]]) -> Prog
     """Load the program; if coremltools cannot, say which operations we could not run anyway."""
     try:
         return load_program(package, input_shapes=input_shapes)
-    except UnsupportedModelError as error:
+    except (InputError, UnsupportedModelError) as error:
         unknown = [
             (kind, name, "")
             for kind, name in list_operations(package)
@@ -247,6 +256,18 @@ def _read(package: Package, input_shapes: Mapping[str, tuple[int, ...]]) -> Prog
 def _values(program: Program) -> list[Value]:
     made = [value for operation in program.operations for value in operation.outputs]
     return [*program.inputs, *made]
+
+
+def _check_shape(shape: tuple[int, ...], value: Value) -> None:
+    """Refuse a result of another shape than the program types: never wrong in silence."""
+    agrees = len(shape) == len(value.shape) and all(
+        stated in (None, length) for length, stated in zip(shape, value.shape, strict=True)
+    )
+    if not agrees:
+        raise RunnerError(
+            f"the tensor '{value.name}' came out in the shape {shape}, the program says "
+            f"{value.shape}; please report this with the package"
+        )
 
 
 def _as_fed(tensor: NDArray[Any], dtype: str) -> NDArray[Any]:

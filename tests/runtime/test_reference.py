@@ -4,6 +4,7 @@
 import builtins
 import subprocess
 import sys
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -266,6 +267,16 @@ def test_one_error_lists_all_unsupported_operations_with_types_counts_and_names(
     assert "--captures" in message
 
 
+def test_operations_that_coremltools_does_not_know_are_in_the_same_list():
+    package = make_package(lambda x: mb.erf(x=mb.relu(x=x, name="bend"), name="err"), x=(1, 2))
+    function = package.spec.mlProgram.functions["main"]
+    for operation in function.block_specializations[function.opset].operations:
+        if operation.type == "relu":
+            operation.type = "bend_it"
+    with pytest.raises(UnsupportedModelError, match=r"bend_it \(1: 'bend'\); erf \(1: 'err'\)"):
+        ReferenceRunner(package)
+
+
 def test_a_use_that_is_not_supported_is_named_with_its_reason():
     package = make_package(
         lambda x, y: (
@@ -422,6 +433,18 @@ def test_without_onnx_runtime_the_message_names_the_extra(monkeypatch):
     monkeypatch.setattr(builtins, "__import__", without)
     with pytest.raises(UnavailableError, match=r"pip install 'convcal\[reference\]'"):
         ReferenceRunner(package)
+
+
+def test_nothing_but_the_result_is_printed():
+    path = Path(__file__).parents[2] / "calibration_data/models/issue-2324/fp16.mlpackage"
+    code = (
+        "import sys, numpy as np; from convcal import open_runner\n"
+        "with open_runner(sys.argv[1], runtime='reference') as runner:\n"
+        "    print(runner.run({'x': np.ones((1, 1, 4), np.float32)})['y'].shape)"
+    )
+    command = [sys.executable, "-c", code, path]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    assert (done.stdout.strip(), done.stderr) == ("(1, 2, 8)", "")
 
 
 def test_importing_the_runtime_loads_neither_onnx_nor_coremltools():

@@ -46,4 +46,6 @@ def number(operation: Operation, name: str, *, default: float = 0.0) -> float:
 def flags(operation: Operation, name: str, count: int) -> tuple[bool, ...]:
     """Give a mask; all false if it is absent."""
     constant = operation.constant(name)
-    return (False,) * count if constant is None else tuple(bool(item) for item in np.ravel(constant))
+    return (
+        (False,) * count if constant is None else tuple(bool(item) for item in np.ravel(constant))
+    )
