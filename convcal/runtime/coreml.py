@@ -75,7 +75,9 @@ class CoreMLRunner:
             raise UnavailableError(msg)
         self._path = os.path.abspath(path)  # noqa: PTH100  (links stay as they are)
         self._compute_units = compute_units
-        self._description = describe(read_package(path))
+        package = read_package(path)
+        self._description = describe(package)
+        self._sha256 = package.sha256
         self._doing = f"Core ML, running '{os.fspath(path)}' on {compute_units}"
         self._worker = WorkerProcess(_COMMAND, timeout=timeout)
         request = {"do": "load", "package": self._path, "compute_units": compute_units}
@@ -104,6 +106,8 @@ class CoreMLRunner:
                 "os": f"macOS {platform.mac_ver()[0]}",
                 "chip": _chip(),
                 "machine": platform.machine(),
+                "package": os.path.basename(self._path),  # noqa: PTH119
+                "sha256": self._sha256,
                 "python": platform.python_version(),
             }
         )
