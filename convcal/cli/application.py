@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import convcal
-from convcal.cli import checking, correcting, fitting, machine, recording
+from convcal.cli import checking, correcting, demo, fitting, machine, recording
 from convcal.cli.contract import ENVELOPE, EXIT_CODES, ExitCode, Outcome, envelope
 from convcal.cli.parser import Parser, plain_help
 from convcal.cli.terminal import prepare_streams, say, write_document, write_result
@@ -30,7 +30,7 @@ VERBS = {
     "export": correcting.add_export,
     "check": checking.add_check,
     "run": recording.add_run,
-    "demo": machine.add_demo,
+    "demo": demo.add_demo,
     "doctor": machine.add_doctor,
 }
 """By name what adds the verb's parser, in the order of ``convcal --help``."""

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import argparse
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convcal.cli.contract import ExitCode, Outcome
 from convcal.cli.parser import (
@@ -119,7 +119,7 @@ def _check(arguments: argparse.Namespace) -> Outcome:
             "calibration": None if calibration is None else calibration.id,
             "provenance": pairs.provenance,
         },
-        render=lambda: _render(result, calibration, pairs.provenance["faults"]),
+        render=lambda: _render(result, calibration, pairs.provenance),
         exit_code=ExitCode.DONE if result else ExitCode.NO,
     )
 
@@ -138,11 +138,11 @@ def _thresholds(arguments: argparse.Namespace) -> Thresholds:
 
 
 def _render(
-    result: CheckResult, calibration: Calibration | None, faults: list[str]
+    result: CheckResult, calibration: Calibration | None, provenance: dict[str, Any]
 ) -> list[RenderableType]:
-    from convcal.report.tables import check_tables, emulation_notice
+    from convcal.report.tables import check_tables, origin_notices
 
-    parts: list[RenderableType] = [emulation_notice(faults)] if faults else []
+    parts: list[RenderableType] = list(origin_notices(provenance))
     parts += check_tables(result)
     corrected = "" if calibration is None else f", corrected by calibration {calibration.id}"
     parts.append(f"\n{'passed' if result else 'failed'}{corrected}: {_wanted(result.thresholds)}")

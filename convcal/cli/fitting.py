@@ -33,7 +33,16 @@ if TYPE_CHECKING:
 
 __all__ = ["add_fit"]
 
-MODELS = ("auto", "identity", "affine", "integer", "subpixel")
+MODELS = (
+    "auto",
+    "identity",
+    "shift",
+    "affine",
+    "shift-affine",
+    "subpixel-shift",
+    "subpixel-shift-affine",
+)
+"""As in `convcal.estimation.selection`, which is not imported only to parse a word."""
 
 _DESCRIPTION = """\
 Find out what separates the outputs of the OBSERVED model (fp16) from those of
@@ -150,7 +159,7 @@ def _next_commands(calibration: Calibration, file: Path, observed: str | None) -
         return []
     stem = file.name.removesuffix(".json").removesuffix(".calibration")
     package = observed or "OBSERVED.mlpackage"
-    corrected = Path(package).with_name(f"{Path(package).stem}-corrected.mlpackage")
+    corrected = file.with_name(f"{Path(package).stem}-corrected.mlpackage")
     export = ("convcal", "export", file, "--to")
     return [
         command_line(*export, "coreml", "--model", package, "-o", corrected),

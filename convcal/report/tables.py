@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
-from rich.console import Group, RenderableType
+from rich.console import RenderableType
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -16,13 +16,20 @@ from convcal.checking import CheckResult
 from convcal.diagnostics import MachineReport
 from convcal.report.text import (
     describe_displacement,
+    describe_margins,
     describe_range,
     number,
     plain,
     printable,
 )
 
-__all__ = ["calibration_tables", "check_tables", "emulation_notice", "machine_tables"]
+__all__ = [
+    "calibration_tables",
+    "check_tables",
+    "emulation_notice",
+    "machine_tables",
+    "origin_notices",
+]
 
 _STYLES = {
     "identical": "bold green",
@@ -49,6 +56,38 @@ def emulation_notice(faults: Sequence[object]) -> Text:
     )
 
 
+def origin_notices(provenance: Mapping[str, Any]) -> Iterator[Text]:
+    """Say what keeps outputs from being those of a device.
+
+    Parameters
+    ----------
+    provenance : mapping
+        As of a calibration: ``'faults'``, and by role the ``'runtime'``.
+
+    Yields
+    ------
+    rich.text.Text
+        The label of emulated faults, and of what ran on the reference runtime; nothing where
+        all outputs come from Core ML, or from elsewhere.
+    """
+    if faults := provenance.get("faults"):
+        yield emulation_notice(faults)
+    roles = [
+        role for role in ("reference", "observed") if _runtime(provenance, role) == "reference"
+    ]
+    if roles:
+        yield Text(
+            f"The {' and '.join(roles)} outputs come from the reference runtime, which computes "
+            "on the CPU as the model says: no Apple hardware took part.",
+            style="magenta",
+        )
+
+
+def _runtime(provenance: Mapping[str, Any], role: str) -> object:
+    record = provenance.get(role)
+    return record.get("runtime") if isinstance(record, Mapping) else None
+
+
 def calibration_tables(calibration: Calibration) -> list[RenderableType]:
     """Say what was found about every output, and what the correction changes.
 
@@ -63,13 +102,11 @@ def calibration_tables(calibration: Calibration) -> list[RenderableType]:
         Top to bottom: the label of an emulation; per output the verdict with its reason, the
         correction in words, and the errors before and after.
     """
-    parts: list[RenderableType] = []
-    if calibration.is_emulated:
-        parts.append(emulation_notice(calibration.provenance.get("faults", [])))
+    parts: list[RenderableType] = list(origin_notices(calibration.provenance))
     for name, output in calibration.outputs.items():
         parts.append(_verdict(name, output))
-        body = Group(*_correction_lines(output), *_before_after(output))
-        parts.append(Padding(body, (0, 0, 0, 2)))
+        parts.extend(Text(f"  {line}") for line in _correction_lines(output))
+        parts.extend(_before_after(output))
     return parts
 
 
@@ -80,71 +117,63 @@ def _verdict(name: str, output: OutputCalibration) -> Text:
     return text
 
 
-def _correction_lines(output: OutputCalibration) -> Iterator[Text]:
+def _correction_lines(output: OutputCalibration) -> Iterator[str]:
     correction = output.correction
     if correction.is_identity:
         if output.verdict == "identical":
-            yield Text("there is nothing to correct")
+            yield "there is nothing to correct"
         else:
-            yield Text("no correction; outputs stay as they are")
+            yield "no correction; outputs stay as they are"
         return
     if correction.has_shift:
         unit = "samples" if len(correction.shift) == 1 else "px"
         values = ", ".join(f"{value:.5g}" for value in correction.shift)
-        yield Text(f"shift ({values}) {unit}: {describe_displacement(correction)}")
+        yield f"shift ({values}) {unit}: {describe_displacement(correction)}"
     if correction.has_gain:
-        yield Text(f"gain {describe_range(correction.gain)}")
+        yield f"gain {describe_range(correction.gain)}"
     if correction.has_bias:
-        yield Text(f"bias {describe_range(correction.bias)}")
+        yield f"bias {describe_range(correction.bias)}"
     if any(any(pair) for pair in correction.margins):
-        margins = ", ".join(
-            f"{start} at the start and {end} at the end" for start, end in correction.margins
-        )
-        yield Text(
-            f"margins, where content is lost and the edge is repeated; per spatial axis: {margins}"
-        )
+        yield f"margins {describe_margins(correction)}: lost content, the edge is repeated there"
 
 
-def _before_after(output: OutputCalibration) -> Iterator[Table]:
-    regions = {"inside margins": "", "whole output": "_full"}
-    metrics = output.metrics
-    known = {
-        region: (metrics.get(f"before{suffix}"), metrics.get(f"after{suffix}"))
-        for region, suffix in regions.items()
-    }
-    before = metrics.get("before")
+def _before_after(output: OutputCalibration) -> Iterator[RenderableType]:
+    before = output.metrics.get("before")
     if not isinstance(before, Mapping):
         return
-    if output.correction.is_identity:
-        yield _table({"observed": before}, title="error of the observed outputs")
-        return
-    columns = {
-        f"{moment}, {region}": values
-        for region, pair in known.items()
-        for moment, values in zip(("before", "after"), pair, strict=True)
-        if isinstance(values, Mapping)
-    }
-    yield _table(columns, title="error on held-out samples")
+    columns = {"before": before}
+    if not output.correction.is_identity:
+        moments = {
+            "before\ninside margins": "before",
+            "after\ninside margins": "after",
+            "before\nwhole output": "before_full",
+            "after\nwhole output": "after_full",
+        }
+        columns = {
+            heading: metrics
+            for heading, key in moments.items()
+            if isinstance(metrics := output.metrics.get(key), Mapping)
+        }
+    yield from _table(columns, title="held-out error")
 
 
-def _table(columns: Mapping[str, Mapping[str, Any]], *, title: str) -> Table:
+def _table(columns: Mapping[str, Mapping[str, Any]], *, title: str) -> Iterator[RenderableType]:
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    table.add_column(Text(title))
+    table.add_column(Text(title), no_wrap=True)
     for heading in columns:
-        table.add_column(Text(heading.replace(", ", "\n")), justify="right")
+        table.add_column(Text(heading), justify="right", no_wrap=True)
     first = next(iter(columns.values()))
     for key, label in _ROWS.items():
         if key in first:
             digits = 8 if key == "cosine" else 4
-            title_cell = label
-            if key == "psnr_db" and "data_range" in first:
-                title_cell += f" (data_range {number(first['data_range'])})"
             cells = (number(metrics[key], digits=digits) for metrics in columns.values())
-            table.add_row(Text(title_cell), *(Text(cell) for cell in cells))
+            table.add_row(Text(label), *(Text(cell) for cell in cells))
     if any(metrics.get("n_excluded") for metrics in columns.values()):
         cells = (str(metrics.get("n_excluded", 0)) for metrics in columns.values())
         table.add_row(Text("not finite, left out"), *(Text(cell) for cell in cells))
-    return table
+    yield Padding(table, (0, 0, 0, 2))
+    if "data_range" in first:
+        yield Text(f"  PSNR with data_range {number(first['data_range'])}", style="dim")
 
 
 def check_tables(result: CheckResult) -> list[RenderableType]:
@@ -169,8 +198,7 @@ def check_tables(result: CheckResult) -> list[RenderableType]:
         else:
             answer.append("passed", style="bold green")
         parts.append(answer)
-        table = _table({"candidate": output.metrics.to_dict()}, title="error")
-        parts.append(Padding(table, (0, 0, 0, 2)))
+        parts.extend(_table({"candidate": output.metrics.to_dict()}, title="error"))
     return parts
 
 

@@ -11,7 +11,14 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from convcal.correction import Correction
 
-__all__ = ["describe_displacement", "describe_range", "number", "plain", "printable"]
+__all__ = [
+    "describe_displacement",
+    "describe_margins",
+    "describe_range",
+    "number",
+    "plain",
+    "printable",
+]
 
 LONGEST_NAME = 48
 _TOO_FAR = {
@@ -19,6 +26,11 @@ _TOO_FAR = {
     2: (("far down", "far up"), ("far right", "far left")),
 }
 """By how many spatial axes: what content is too much of when it is displaced by + and by -."""
+_MARGINS = {
+    1: (("samples", "start", "end"),),
+    2: (("rows", "top", "bottom"), ("columns", "left", "right")),
+}
+"""By how many spatial axes: what is lost, and where."""
 
 
 def plain(text: str) -> str:
@@ -89,6 +101,29 @@ def describe_displacement(correction: Correction) -> str:
         noun = "sample" if unit == "samples" and amount == 1 else unit
         parts.append(f"{amount:.5g} {noun} {where}")
     return "the observed content sits " + " and ".join(parts)
+
+
+def describe_margins(correction: Correction) -> str:
+    """Say per spatial axis how many positions at the start and the end have no source.
+
+    Parameters
+    ----------
+    correction : Correction
+        Of up to three spatial axes.
+
+    Returns
+    -------
+    str
+        In 2-D as ``'0 rows at the top and 4 at the bottom, 0 columns at the left and 4 at the
+        right'``; axes without margins are left out.
+    """
+    names = _MARGINS.get(len(correction.margins))
+    parts = []
+    for axis, (start, end) in enumerate(correction.margins):
+        if start or end:
+            unit, first, last = names[axis] if names else (f"along axis {axis}", "start", "end")
+            parts.append(f"{start} {unit} at the {first} and {end} at the {last}")
+    return ", ".join(parts)
 
 
 def describe_range(values: Sequence[float]) -> str:

@@ -1,0 +1,255 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The verb ``demo``: the whole job, by the commands that a user would type."""
+
+from __future__ import annotations
+
+import argparse
+import contextlib
+import os
+import shutil
+import sys
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from convcal.cli.commands import command_line
+from convcal.cli.contract import ExitCode, Outcome
+from convcal.cli.parser import Verbs, add_json
+from convcal.cli.terminal import say
+from convcal.errors import ConvcalError, ConvcalWarning
+
+if TYPE_CHECKING:
+    from rich.console import RenderableType
+
+    from convcal.demo import DemoCase
+
+__all__ = ["add_demo"]
+
+_DESCRIPTION = """\
+Do the whole job on calibration_data/, for super-resolution, sound and the program
+of apple/coremltools #2324: fit, export both ways, prove it on held-out data, draw
+a picture. Prints where each product lies and the commands that made it. Without a
+Mac the fault is emulated, and labelled so."""
+
+FAULT = "crop-origin:variant=zero"
+"""What is emulated where Core ML cannot show it: apple/coremltools #2324."""
+
+
+def add_demo(verbs: Verbs) -> None:
+    """Add the parser of ``demo``."""
+    parser = verbs.add_parser(
+        "demo",
+        help="the whole job on data of its own",
+        description=_DESCRIPTION,
+        epilog="example:\n  convcal demo -o demo-output",
+    )
+    parser.add_argument(
+        "-o",
+        "--output",
+        type=Path,
+        default=Path("demo-output"),
+        metavar="FOLDER",
+        help="folder for the products (default: demo-output)",
+    )
+    parser.add_argument(
+        "--data",
+        type=Path,
+        metavar="FOLDER",
+        help="calibration_data/ (default: here, or beside the package)",
+    )
+    parser.add_argument(
+        "--force", action="store_true", help="write into a folder that exists, over older products"
+    )
+    add_json(parser)
+    parser.set_defaults(run=_demo)
+
+
+_LABELS = ("fp32", "fp16", "corrected")
+
+
+class DemoError(ConvcalError):
+    """A command of the demo that failed."""
+
+    code = "demo-failed"
+
+
+@dataclass
+class _Job:
+    """What one case of the demo ran and made."""
+
+    case: DemoCase
+    commands: list[str] = field(default_factory=list)
+    products: dict[str, str] = field(default_factory=dict)
+    verdict: str = ""
+    shift: tuple[float, ...] = ()
+    quality: dict[str, float] = field(default_factory=dict)
+    patched_difference: float | None = None
+    exit_codes: list[int] = field(default_factory=list)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Give it JSON-ready."""
+        return {
+            "case": self.case.name,
+            "verdict": self.verdict,
+            "shift": list(self.shift),
+            "quality": self.quality,
+            "patched_difference": self.patched_difference,
+            "products": self.products,
+            "commands": self.commands,
+            "exit_codes": self.exit_codes,
+        }
+
+
+def _demo(arguments: argparse.Namespace) -> Outcome:
+    from convcal.demo import CASES, find_calibration_data
+
+    data = arguments.data or find_calibration_data()
+    faults = () if sys.platform == "darwin" else (FAULT,)
+    with _folder(arguments.output, force=arguments.force):
+        jobs = [_run_case(case, data, arguments.output, faults=faults) for case in CASES]
+    result = {
+        "folder": str(arguments.output),
+        "emulated": bool(faults),
+        "faults": list(faults),
+        "cases": [job.to_dict() for job in jobs],
+    }
+    return Outcome(result=result, render=lambda: _render(jobs, faults))
+
+
+@contextlib.contextmanager
+def _folder(target: Path, *, force: bool) -> Iterator[None]:
+    """Make the folder; remove it again when the demo does not come to its end."""
+    from convcal.files import ensure_absent
+
+    ensure_absent(target, force=force)
+    is_new = not target.exists()
+    target.mkdir(exist_ok=True)
+    try:
+        yield
+    except BaseException:
+        if is_new:
+            shutil.rmtree(target, ignore_errors=True)
+        raise
+
+
+def _run_case(case: DemoCase, data: Path, target: Path, *, faults: tuple[str, ...]) -> _Job:
+    from convcal.calibration import Calibration
+    from convcal.demo import largest_difference, measure_quality
+
+    say(f"\n== {case.title} ==")
+    job = _Job(case)
+    models = data / "models" / case.name
+    reference, observed = models / "fp32.mlpackage", models / "fp16.mlpackage"
+    emulate = [word for fault in faults for word in ("--emulate", fault)]
+    heldout = data / case.heldout
+
+    def product(kind: str, name: str) -> Path:
+        job.products[kind] = str(target / name)
+        return target / name
+
+    calibration = product("calibration", f"{case.name}.calibration.json")
+    _run(job, "fit", reference, observed, "--data", data / case.train, *emulate, "-o", calibration)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvcalWarning)  # the command has said it already
+        ((_, output),) = Calibration.load(calibration).outputs.items()
+    job.verdict, job.shift = output.verdict, output.correction.shift
+    if output.correction.is_identity:
+        return job
+    script = product("post-processor", f"{case.name.replace('-', '_')}_corrections.py")
+    _run(job, "export", calibration, "--to", "python", "-o", script)
+    package = product("patched package", f"{case.name}-corrected.mlpackage")
+    _run(job, "export", calibration, "--to", "coreml", "--model", observed, "-o", package)
+    _run(
+        job,
+        *("check", reference, observed, "--data", heldout, *emulate, "--calibration", calibration),
+    )
+    outputs = {
+        label: product(f"{label} outputs", f"{case.name}-{label}.npz")
+        for label in ("fp32", "fp16", "corrected", "patched")
+    }
+    for label, model, words in (
+        ("fp32", reference, []),
+        ("fp16", observed, emulate),
+        ("patched", package, emulate),
+    ):
+        _run(job, "run", model, "--data", heldout, *words, "-o", outputs[label])
+    _run(job, "apply", calibration, outputs["fp16"], "-o", outputs["corrected"])
+    if case.truth is not None:
+        job.quality = {
+            label: measure_quality(case, data, outputs[label], correction=output.correction)
+            for label in ("fp32", "fp16", "corrected")
+        }
+    job.patched_difference = largest_difference(outputs["patched"], outputs["corrected"])
+    _draw(case, outputs, product("picture", f"{case.name}.png"), faults=faults)
+    return job
+
+
+def _run(job: _Job, *words: str | Path) -> None:
+    """Run a command as if it were typed, and show it; its results go where progress goes."""
+    from convcal.cli.application import run_command
+
+    line = command_line("convcal", *words)
+    job.commands.append(line)
+    say(f"$ {line}")
+    # The folder is ours: a demo that was allowed to use it replaces its older products.
+    force = [] if words[0] == "check" else ["--force"]
+    code = run_command([*(os.fspath(word) for word in words), *force])
+    job.exit_codes.append(code)
+    if code not in (ExitCode.DONE, ExitCode.NO):
+        if code == ExitCode.INTERRUPTED:
+            raise KeyboardInterrupt
+        raise DemoError(f"the demo stopped, because a command failed with exit code {code}: {line}")
+
+
+def _draw(
+    case: DemoCase, outputs: dict[str, Path], target: Path, *, faults: tuple[str, ...]
+) -> None:
+    from convcal.demo import example
+    from convcal.report.picture import draw_before_after
+
+    arrays = example([outputs[label] for label in ("fp32", "fp16", "corrected")])
+    note = f"EMULATED FAULT: {', '.join(faults)}" if faults else ""
+    draw_before_after(
+        target,
+        title=case.title,
+        reference=arrays[0],
+        observed=arrays[1],
+        corrected=arrays[2],
+        note=note,
+        force=True,
+    )
+
+
+def _render(jobs: list[_Job], faults: tuple[str, ...]) -> list[RenderableType]:
+    from rich.table import Table
+    from rich.text import Text
+
+    from convcal.report.tables import emulation_notice
+
+    table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
+    for heading in ("case", "verdict", "shift", "against ground truth", "fp32", "fp16"):
+        table.add_column(heading)
+    table.add_column("corrected")
+    for job in jobs:
+        metric = {"psnr_db": "PSNR, dB", "snr_db": "SNR, dB"}[job.case.metric]
+        shift = f"({', '.join(f'{value:g}' for value in job.shift)})"
+        row = [job.case.name, job.verdict, shift, metric if job.quality else "-"]
+        row += [f"{job.quality[label]:.2f}" if job.quality else "-" for label in _LABELS]
+        table.add_row(*(Text(cell) for cell in row))
+    parts: list[RenderableType] = [Text()]
+    if faults:
+        parts.append(emulation_notice(faults))
+    parts += [table, Text("\nheld-out samples, inside the margins")]
+    for job in jobs:
+        parts.append(Text(f"\n{job.case.name}: what was made", style="bold"))
+        parts += [f"  {kind:18} {path}" for kind, path in job.products.items()]
+        if job.patched_difference is not None:
+            parts.append(
+                "  the patched package and the post-processor differ by at most "
+                f"{job.patched_difference:g}"
+            )
+        parts.append(Text("by the commands", style="bold"))
+        parts += [f"  {line}" for line in job.commands]
+    return parts
