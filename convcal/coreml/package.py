@@ -183,7 +183,17 @@ def read_package(path: str | os.PathLike[str]) -> Package:
         If coremltools is not available here.
     """
     folder = Path(path)
-    _check_is_folder(folder)
+    try:
+        return _read_package(folder)
+    except OSError as error:
+        raise InputError(
+            f"the package '{folder}' cannot be read: {error.strerror or error} "
+            f"('{error.filename}'); check the path and its permissions"
+        ) from error
+
+
+def _read_package(folder: Path) -> Package:
+    _check_is_package(folder)
     _check_content(folder)
     items = _read_manifest(folder)
     model_path = items["model"]
@@ -202,12 +212,17 @@ def read_package(path: str | os.PathLike[str]) -> Package:
     return replace(package, weights_path=_check_weights(package))
 
 
-def _check_is_folder(folder: Path) -> None:
+def _check_is_package(folder: Path) -> None:
     if folder.is_dir():
         if folder.suffix == ".mlmodelc" or (folder / "coremldata.bin").is_file():
             raise UnsupportedModelError(
                 f"'{folder}' is a compiled model (.mlmodelc), from which the program cannot be "
                 "taken back; use the .mlpackage that it was compiled from"
+            )
+        if not (folder / _MANIFEST).is_file():  # before all that is in the folder is looked at
+            raise InputError(
+                f"'{folder}' is not a Core ML package: it has no {_MANIFEST}; give the .mlpackage "
+                "folder itself"
             )
         return
     if folder.is_file():
@@ -243,51 +258,32 @@ def _raise(error: OSError) -> None:
 
 def _check_content(folder: Path) -> None:
     """Refuse anything but files and folders: a link may lead anywhere, a pipe may never end."""
-    try:
-        for entry in _walk(folder):
-            mode = entry.lstat().st_mode
-            if stat.S_ISLNK(mode):
-                raise InputError(
-                    f"the package '{folder}' has a link, '{entry.relative_to(folder)}', which may "
-                    "lead out of it; copy the package with its links resolved (cp -RL) and use "
-                    "the copy"
-                )
-            if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-                raise InputError(
-                    f"the package '{folder}' has '{entry.relative_to(folder)}', which is neither a "
-                    "file nor a folder; remove it"
-                )
-    except OSError as error:
-        raise InputError(
-            f"the package '{folder}' cannot be read ({error.strerror or error}); check its "
-            "permissions"
-        ) from error
+    for entry in _walk(folder):
+        mode = entry.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            raise InputError(
+                f"the package '{folder}' has a link, '{entry.relative_to(folder)}', which may lead "
+                "out of it; copy the package with its links resolved (cp -RL) and use the copy"
+            )
+        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            raise InputError(
+                f"the package '{folder}' has '{entry.relative_to(folder)}', which is neither a "
+                "file nor a folder; remove it"
+            )
 
 
 def _read_bytes(path: Path, what: str, *, limit: int) -> bytes:
-    try:
-        size = path.stat().st_size
-        if size > limit:
-            raise InputError(
-                f"{what} '{path}' has {size} bytes, and no valid one has more than {limit}; "
-                f"{_REMEDY}"
-            )
-        return path.read_bytes()
-    except OSError as error:
+    size = path.stat().st_size
+    if size > limit:
         raise InputError(
-            f"{what} '{path}' cannot be read ({error.strerror or error}); {_REMEDY}"
-        ) from error
+            f"{what} '{path}' has {size} bytes, and no valid one has more than {limit}; {_REMEDY}"
+        )
+    return path.read_bytes()
 
 
 def _read_manifest(folder: Path) -> dict[str, Path]:
     """Give the paths of the model file (``"model"``) and, if listed, of the ``"weights"``."""
-    manifest_path = folder / _MANIFEST
-    if not manifest_path.is_file():
-        raise InputError(
-            f"'{folder}' is not a Core ML package: it has no {_MANIFEST}; give the .mlpackage "
-            "folder itself"
-        )
-    data = _read_bytes(manifest_path, "the manifest", limit=_LARGEST_MANIFEST)
+    data = _read_bytes(folder / _MANIFEST, "the manifest", limit=_LARGEST_MANIFEST)
     try:
         manifest = json.loads(data)
     except (ValueError, RecursionError) as error:  # JSONDecodeError, UnicodeDecodeError
@@ -320,8 +316,8 @@ def _read_manifest(folder: Path) -> dict[str, Path]:
 def _item_path(folder: Path, identifier: str, item: object) -> Path:
     """Give the place of one item of the manifest, which must exist inside the package."""
     relative = item.get("path") if isinstance(item, dict) else None
-    if not isinstance(relative, str) or not relative or "\0" in relative:
-        raise _bad_manifest(folder, f"gives no path for its item '{identifier}'")
+    if not isinstance(relative, str) or not relative or not relative.isprintable():
+        raise _bad_manifest(folder, f"gives no usable path for its item {identifier!r}")
     data = folder / "Data"
     path = data / relative
     if ".." in Path(relative).parts or not path.resolve().is_relative_to(data.resolve()):

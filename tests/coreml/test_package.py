@@ -161,7 +161,15 @@ DAMAGES = {
     ),
     "manifest-item-number": (
         manifest(lambda m: entry(m, "weights").update(path=7)),
-        "gives no path for its item",
+        "gives no usable path for its item",
+    ),
+    "manifest-item-surrogate": (
+        manifest(lambda m: entry(m, "weights").update(path="\ud800")),
+        "gives no usable path for its item",
+    ),
+    "manifest-item-endless": (
+        manifest(lambda m: entry(m, "weights").update(path="a" * 9999)),
+        "cannot be read",
     ),
     "manifest-traversal": (
         manifest(lambda m: entry(m, "model.mlmodel").update(path="../../../secret")),
@@ -241,6 +249,18 @@ def test_a_compiled_model_is_refused(tmp_path):
 def test_a_missing_package_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere\.mlpackage' does not exist"):
         read_package(tmp_path / "nowhere.mlpackage")
+
+
+@pytest.mark.parametrize("name", ["a" * 9999, "nul\0", ""])
+def test_a_path_that_cannot_be_is_bad_input(name):
+    with pytest.raises(InputError, match=r"cannot be read|does not exist|has no Manifest"):
+        read_package(name)
+
+
+def test_a_folder_without_a_manifest_is_not_searched(tmp_path, monkeypatch):
+    monkeypatch.setattr("convcal.coreml.package.os.walk", None)
+    with pytest.raises(InputError, match=r"is not a Core ML package: it has no Manifest\.json"):
+        read_package(tmp_path)
 
 
 def test_a_file_in_place_of_a_package_is_named(tmp_path):
