@@ -4,11 +4,11 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 
-from convcal.calibration import OutputCalibration
+from convcal.calibration import OutputCalibration, Verdict
 from convcal.correction import AxisFilter, Correction
 from convcal.errors import InputError
 from convcal.estimation import Estimate, estimate
@@ -98,7 +98,7 @@ def assess(
         channel_axis=layout.channel_axis,
     )
     return OutputCalibration(
-        verdict=result.verdict,
+        verdict=cast("Verdict", result.verdict),
         reason=result.reason,
         family=result.family,
         correction=correction,

@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 
@@ -16,7 +17,15 @@ from convcal.errors import InputError
 from convcal.estimation.metrics import measure
 from convcal.model_description import Feature, ModelDescription
 
-__all__ = ["CASES", "DemoCase", "find_calibration_data", "ground_truth", "measure_quality"]
+__all__ = [
+    "CASES",
+    "DemoCase",
+    "example",
+    "find_calibration_data",
+    "ground_truth",
+    "largest_difference",
+    "measure_quality",
+]
 
 
 @dataclass(frozen=True)
@@ -139,3 +148,36 @@ def measure_quality(case: DemoCase, data: Path, outputs: Path, *, correction: Co
     region = (slice(None), *correction.valid_region(actual[0].shape))
     metrics = measure(np.stack(truth)[region], np.stack(actual)[region], data_range=1.0)
     return float(getattr(metrics, case.metric))
+
+
+def largest_difference(first: Path, second: Path) -> float:
+    """Give the largest absolute difference between the outputs in two files, 0 for equal bits."""
+    pairs = zip(read_samples(first), read_samples(second), strict=True)
+    return max(
+        float(np.max(np.abs(arrays[name].astype(np.float64) - others[name].astype(np.float64))))
+        for (_, arrays), (_, others) in pairs
+        for name in arrays
+    )
+
+
+def example(files: Sequence[Path]) -> list[np.ndarray[Any, Any]]:
+    """Pick the sample with the most detail from recorded outputs, for a picture.
+
+    Parameters
+    ----------
+    files : sequence of pathlib.Path
+        Recordings of the same samples; the first one decides.
+
+    Returns
+    -------
+    list of ndarray
+        Of each file one channel, (H, W), or (T,) with at most 160 positions.
+    """
+    recorded = [
+        [array[0, 0] for _, arrays in read_samples(file) for array in arrays.values()]
+        for file in files
+    ]
+    detail = [float(np.mean(np.abs(np.diff(array)))) for array in recorded[0]]
+    chosen = int(np.argmax(detail))
+    part = slice(160) if recorded[0][chosen].ndim == 1 else slice(None)
+    return [arrays[chosen][part] for arrays in recorded]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import io
 import os
 import shutil
 import sys
@@ -104,18 +105,23 @@ class _Job:
 
 def _demo(arguments: argparse.Namespace) -> Outcome:
     from convcal.demo import CASES, find_calibration_data
+    from convcal.files import staged
 
     data = arguments.data or find_calibration_data()
     faults = () if sys.platform == "darwin" else (FAULT,)
     with _folder(arguments.output, force=arguments.force):
         jobs = [_run_case(case, data, arguments.output, faults=faults) for case in CASES]
+        script = arguments.output / "commands.sh"
+        with staged(script, force=True) as temporary:
+            temporary.write_text("\n".join(line for job in jobs for line in job.commands) + "\n")
     result = {
         "folder": str(arguments.output),
+        "commands": str(script),
         "emulated": bool(faults),
         "faults": list(faults),
         "cases": [job.to_dict() for job in jobs],
     }
-    return Outcome(result=result, render=lambda: _render(jobs, faults))
+    return Outcome(result=result, render=lambda: _render(jobs, faults, script))
 
 
 @contextlib.contextmanager
@@ -150,7 +156,18 @@ def _run_case(case: DemoCase, data: Path, target: Path, *, faults: tuple[str, ..
         return target / name
 
     calibration = product("calibration", f"{case.name}.calibration.json")
-    _run(job, "fit", reference, observed, "--data", data / case.train, *emulate, "-o", calibration)
+    _run(
+        job,
+        "fit",
+        reference,
+        observed,
+        "--data",
+        data / case.train,
+        *emulate,
+        "-o",
+        calibration,
+        is_shown=True,
+    )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", ConvcalWarning)  # the command has said it already
         ((_, output),) = Calibration.load(calibration).outputs.items()
@@ -162,8 +179,7 @@ def _run_case(case: DemoCase, data: Path, target: Path, *, faults: tuple[str, ..
     package = product("patched package", f"{case.name}-corrected.mlpackage")
     _run(job, "export", calibration, "--to", "coreml", "--model", observed, "-o", package)
     _run(
-        job,
-        *("check", reference, observed, "--data", heldout, *emulate, "--calibration", calibration),
+        job, "check", reference, observed, "--data", heldout, *emulate, "--calibration", calibration
     )
     outputs = {
         label: product(f"{label} outputs", f"{case.name}-{label}.npz")
@@ -186,8 +202,8 @@ def _run_case(case: DemoCase, data: Path, target: Path, *, faults: tuple[str, ..
     return job
 
 
-def _run(job: _Job, *words: str | Path) -> None:
-    """Run a command as if it were typed, and show it; its results go where progress goes."""
+def _run(job: _Job, *words: str | Path, is_shown: bool = False) -> None:
+    """Run a command as if it were typed; what it says is shown on request, or when it fails."""
     from convcal.cli.application import run_command
 
     line = command_line("convcal", *words)
@@ -195,11 +211,15 @@ def _run(job: _Job, *words: str | Path) -> None:
     say(f"$ {line}")
     # The folder is ours: a demo that was allowed to use it replaces its older products.
     force = [] if words[0] == "check" else ["--force"]
-    code = run_command([*(os.fspath(word) for word in words), *force])
+    said = io.StringIO()
+    streams = (sys.stdout, sys.stderr) if is_shown else (said, said)
+    with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
+        code = run_command([*(os.fspath(word) for word in words), *force])
     job.exit_codes.append(code)
+    if code == ExitCode.INTERRUPTED:
+        raise KeyboardInterrupt
     if code not in (ExitCode.DONE, ExitCode.NO):
-        if code == ExitCode.INTERRUPTED:
-            raise KeyboardInterrupt
+        say(said.getvalue())
         raise DemoError(f"the demo stopped, because a command failed with exit code {code}: {line}")
 
 
@@ -222,7 +242,7 @@ def _draw(
     )
 
 
-def _render(jobs: list[_Job], faults: tuple[str, ...]) -> list[RenderableType]:
+def _render(jobs: list[_Job], faults: tuple[str, ...], script: Path) -> list[RenderableType]:
     from rich.table import Table
     from rich.text import Text
 
@@ -243,13 +263,14 @@ def _render(jobs: list[_Job], faults: tuple[str, ...]) -> list[RenderableType]:
         parts.append(emulation_notice(faults))
     parts += [table, Text("\nheld-out samples, inside the margins")]
     for job in jobs:
-        parts.append(Text(f"\n{job.case.name}: what was made", style="bold"))
+        parts.append(Text(f"\n{job.case.name}", style="bold"))
         parts += [f"  {kind:18} {path}" for kind, path in job.products.items()]
         if job.patched_difference is not None:
             parts.append(
-                "  the patched package and the post-processor differ by at most "
+                "  the patched package gives the same bits as the post-processor"
+                if job.patched_difference == 0
+                else "  the patched package and the post-processor differ by at most "
                 f"{job.patched_difference:g}"
             )
-        parts.append(Text("by the commands", style="bold"))
-        parts += [f"  {line}" for line in job.commands]
+    parts.append(f"\nthe commands that made it all: {script}")
     return parts

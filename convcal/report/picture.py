@@ -19,6 +19,12 @@ if TYPE_CHECKING:
 
 __all__ = ["draw_before_after"]
 
+_ABOVE: dict[str, Any] = {
+    "loc": "lower right",
+    "bbox_to_anchor": (1, 1),
+    "ncols": 2,
+    "frameon": False,
+}
 _COLOURS = {"reference": "0.55", "observed": "tab:red", "corrected": "tab:blue"}
 
 
@@ -99,10 +105,10 @@ def _draw_curves(figure: Figure, arrays: dict[str, NDArray[np.float64]]) -> None
     for panel, name in zip(axes, ("observed", "corrected"), strict=False):
         panel.plot(arrays["reference"], color=_COLOURS["reference"], lw=3, label="reference")
         panel.plot(arrays[name], color=_COLOURS[name], lw=1, label=name)
-        panel.legend(loc="upper right")
+        panel.legend(**_ABOVE)
         error = np.abs(arrays[name] - arrays["reference"])
         # A whole-pixel correction leaves errors far below the observed ones: show both.
         axes[2].semilogy(np.maximum(error, 1e-8), color=_COLOURS[name], lw=1, label=name)
-    axes[2].set_title("absolute error")
-    axes[2].legend(loc="upper right")
+    axes[2].set_title("absolute error", loc="left")
+    axes[2].legend(**_ABOVE)
     axes[2].set_xlabel("sample")
