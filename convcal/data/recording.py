@@ -55,7 +55,7 @@ class RoleWriter:
         check_sample_name(sample, where=self._where)
         if sample in self._samples:
             raise InputError(f"{self._where} holds sample '{sample}' already; names are unique")
-        arrays = {name: np.asarray(values) for name, values in outputs.items()}
+        arrays = {name: _native(np.asarray(values)) for name, values in outputs.items()}
         if not arrays:
             raise InputError(f"sample '{sample}' has no outputs to record in {self._where}")
         self._check_other(sample, arrays)
@@ -87,7 +87,7 @@ class RoleWriter:
             f"output-{len(self._arrays)}",
             shape=(0, *values.shape),
             chunks=(1, *values.shape),
-            dtype=values.dtype.newbyteorder("="),
+            dtype=values.dtype,
             compressors=[ZstdCodec(level=1), Crc32cCodec()],
             attributes={"name": name},
             # Zarr leaves out chunks that equal the fill value, where -0.0 equals 0.0; and a
@@ -141,6 +141,11 @@ class RoleWriter:
             )
             raise InputError(msg)
         self._group.attrs["samples"] = list(self._samples)
+
+
+def _native(values: NDArray[np.generic]) -> NDArray[np.generic]:
+    """Give the values in the byte order of this machine; on disk they are little endian."""
+    return values.astype(values.dtype.newbyteorder("="), copy=False)
 
 
 @contextlib.contextmanager

@@ -238,5 +238,5 @@ def _only_input(path: Path, description: ModelDescription) -> Feature:
 def _check_unique(names: tuple[str, ...], *, where: str) -> None:
     twice = [name for name, count in Counter(names).items() if count > 1]
     if twice:
-        msg = f"{where}: two samples are called '{twice[0]}'; rename one of the files or keys"
+        msg = f"two samples of {where} are called '{twice[0]}'; rename one of the files or keys"
         raise InputError(msg)
