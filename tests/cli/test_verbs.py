@@ -1,0 +1,206 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What each verb does, from the command to the file."""
+
+import json
+import runpy
+import shlex
+import shutil
+
+import numpy as np
+import pytest
+from cli.scenes import FAULT, displaced
+
+
+def test_fit_writes_the_calibration_and_says_what_to_do_next(convcal, folder, pair, data):
+    result = convcal("fit", *pair, "--data", data, "--emulate", FAULT, "-o", "net.calibration.json")
+    assert result.code == 0
+    record = json.loads((folder / "net.calibration.json").read_text())
+    assert record["outputs"]["y"]["correction"]["shift"] == [-1.0]
+    assert record["provenance"]["emulated"]
+    assert record["provenance"]["observed"]["sha256"] != record["provenance"]["reference"]["sha256"]
+    assert "y: correctable - " in result.out
+    assert "shift (-1) samples: the observed content sits 1 sample too late" in result.out
+    assert result.out.startswith(f"EMULATED FAULT: {FAULT}")
+    assert "data_range" in result.out
+    commands = [line for line in result.out.splitlines() if line.startswith("  convcal ")]
+    assert len(commands) == 2
+    for command in commands:
+        words = shlex.split(command)
+        assert convcal(*words[1:]).code == 0
+    assert {path.name for path in folder.iterdir()} == {
+        "data.npz",
+        "fp16-corrected.mlpackage",
+        "net.calibration.json",
+        "net.py",
+    }
+
+
+def test_the_same_calibration_comes_from_captures(convcal, folder, pair, data):
+    arguments = ("--data", data, "--emulate", FAULT)
+    assert convcal("fit", *pair, *arguments, "-o", "direct.json").code == 0
+    first = convcal("capture", pair[0], "--role", "reference", "--data", data, "-o", "net.capture")
+    assert first.code == 0
+    assert "observed outputs are still to be added" in first.out
+    second = convcal("capture", pair[1], "--role", "observed", *arguments, "-o", "net.capture")
+    assert second.code == 0
+    assert "convcal fit --captures net.capture" in second.out
+    assert convcal("fit", "--captures", "net.capture", "-o", "captured.json").code == 0
+    direct, captured = (json.loads((folder / f"{n}.json").read_text()) for n in ("direct", "captured"))
+    assert direct["outputs"] == captured["outputs"]
+    assert captured["provenance"]["faults"] == direct["provenance"]["faults"] != []
+
+
+def test_the_patched_package_gives_what_apply_gives(convcal, folder, pair, data):
+    emulate = ("--emulate", FAULT)
+    assert convcal("fit", *pair, "--data", data, *emulate, "-o", "net.json").code == 0
+    export = ("export", "net.json", "--to", "coreml", "--model", pair[1])
+    assert convcal(*export, "-o", "new.mlpackage").code == 0
+    assert convcal("run", "new.mlpackage", "--data", data, *emulate, "-o", "new.npz").code == 0
+    assert convcal("run", pair[1], "--data", data, *emulate, "-o", "old.npz").code == 0
+    assert convcal("apply", "net.json", "old.npz", "-o", "corrected.npz").code == 0
+    with np.load("new.npz") as new, np.load("corrected.npz") as corrected, np.load("old.npz") as old:
+        assert new.files == corrected.files
+        assert len(new.files) == 12
+        for key in new.files:
+            np.testing.assert_array_equal(new[key], corrected[key])
+        assert any((new[key] != old[key]).any() for key in new.files)
+
+
+def test_fit_of_equal_models_finds_nothing_and_export_has_nothing_to_do(
+    convcal, folder, pair, data
+):
+    result = convcal("fit", *pair, "--data", data, "-o", "net.json")
+    assert result.code == 0
+    assert "y: identical" in result.out
+    assert "there is nothing to correct" in result.out
+    assert "EMULATED" not in result.out
+    for target in (("python", "-o", "new.py"), ("coreml", "--model", pair[1], "-o", "n.mlpackage")):
+        export = convcal("export", "net.json", "--to", *target, "--json")
+        assert export.code == 0
+        assert export.document["status"] == "nothing-to-do"
+        assert export.document["result"]["file"] is None
+    assert {path.name for path in folder.iterdir()} == {"data.npz", "net.json"}
+
+
+def test_the_exported_python_file_corrects_and_passes_its_test(convcal, folder, calibration):
+    assert convcal("export", calibration, "--to", "python", "-o", "corrections.py").code == 0
+    module = runpy.run_path(str(folder / "corrections.py"))
+    module["self_test"]()
+    reference, observed = displaced(seed=1)
+    corrected = module["correct_outputs"]({"y": observed[0]})["y"]
+    np.testing.assert_array_equal(corrected[..., :-3, 2:], reference[0][..., :-3, 2:])
+
+
+def test_fit_exits_with_1_where_nothing_can_be_corrected_and_writes_the_file(
+    convcal, folder, captured
+):
+    generator = np.random.default_rng(0)
+    noise = generator.standard_normal((2, 8, 1, 1, 32, 32)).astype(np.float32)
+    path = captured(*noise)
+    result = convcal("fit", "--captures", path, "-o", "net.json", "--json")
+    assert result.code == 1
+    assert result.document["status"] in ("not-correctable", "not-identifiable")
+    assert json.loads((folder / "net.json").read_text())["verdict"] == result.document["status"]
+    export = convcal("export", "net.json", "--to", "python", "-o", "new.py")
+    assert export.code == 1
+    assert "no correction" in export.out
+    assert not (folder / "new.py").exists()
+
+
+def test_check_passes_and_fails_by_the_threshold_and_the_calibration(convcal, captured, calibration):
+    path = captured(*displaced(seed=3))
+    assert convcal("check", "--captures", path).code == 1
+    corrected = ("check", "--captures", path, "--calibration", calibration)
+    assert convcal(*corrected).code == 0
+    assert convcal(*corrected, "--max-abs-error", "0", "--min-cosine", "0.999").code == 0
+    failed = convcal("check", "--captures", path, "--max-rmse", "0.1", "--json")
+    assert failed.code == 1
+    assert failed.document["status"] == "failed"
+    [failure] = failed.document["result"]["outputs"]["y"]["failures"]
+    assert "RMSE" in failure
+
+
+def test_run_writes_a_tensor_of_the_program_on_request(convcal, folder, pair, data):
+    result = convcal("run", pair[0], "--data", data, "--outputs", "y", "-o", "outputs.npz")
+    assert result.code == 0
+    assert "y: float32 1x2x8" in result.out
+    with np.load("outputs.npz") as outputs:
+        assert len(outputs.files) == 12
+        assert all(key.endswith("/y") for key in outputs.files)
+
+
+def test_apply_copies_outputs_without_a_correction(convcal, folder, calibration):
+    observed = displaced(seed=1)[1][0]
+    labels = np.arange(4)
+    np.savez("outputs.npz", y=observed, labels=labels)
+    result = convcal("apply", calibration, "outputs.npz", "-o", "corrected.npz")
+    assert result.code == 0
+    assert "without a correction, copied: labels" in result.out
+    with np.load("corrected.npz") as corrected:
+        assert set(corrected.files) == {"y", "labels"}
+        np.testing.assert_array_equal(corrected["labels"], labels)
+        np.testing.assert_array_equal(corrected["y"][..., 3, 2], observed[..., 6, 0])
+
+
+def test_force_replaces_what_exists(convcal, folder, calibration):
+    words = ("export", calibration, "--to", "python", "-o", "corrections.py")
+    (folder / "corrections.py").write_text("old")
+    assert convcal(*words).code == 2
+    assert (folder / "corrections.py").read_text() == "old"
+    assert convcal(*words, "--force").code == 0
+    assert "correct_outputs" in (folder / "corrections.py").read_text()
+
+
+def test_axes_can_be_stated_for_all_outputs_or_one(convcal, folder, captured):
+    reference, observed = displaced((8, 1, 24, 24))  # (batch, height, width), no channels
+    path = captured(reference, observed)
+    for value in ("none", "y=none"):
+        words = ("fit", "--captures", path, "--channel-axis", value, "-o", "net.json", "--force")
+        assert convcal(*words).code == 0
+        record = json.loads((folder / "net.json").read_text())["outputs"]["y"]["correction"]
+        assert record["channel_axis"] is None
+        assert record["shift"] == [-3.0, 2.0]
+
+
+def test_doctor_says_what_works_and_names_a_remedy_for_the_rest(convcal, monkeypatch):
+    monkeypatch.setattr("sys.platform", "linux")
+    monkeypatch.setitem(__import__("sys").modules, "soundfile", None)
+    result = convcal("doctor")
+    assert result.code == 0
+    assert "pip install 'convcal[sound]'" in result.out
+    assert "run models on Core ML: no, because Core ML runs on macOS only" in result.out
+    document = convcal("doctor", "--json").document
+    parts = {part["name"]: part for part in document["result"]["parts"]}
+    assert parts["soundfile"]["version"] is None
+    assert parts["numpy"]["version"] == np.__version__
+
+
+def test_doctor_fails_where_the_core_is_broken(convcal, monkeypatch):
+    monkeypatch.setitem(__import__("sys").modules, "scipy.fft", None)
+    result = convcal("doctor", "--json")
+    assert result.code == 2
+    assert result.document["status"] == "failed"
+
+
+def test_capture_replaces_a_role_only_on_request(convcal, folder, pair, data, refused):
+    words = ("capture", pair[0], "--role", "reference", "--data", data, "-o", "net.capture")
+    assert convcal(*words).code == 0
+    refused(*words, names=["net.capture", "reference", "--force"], error="output-exists")
+    assert convcal(*words, "--force").code == 0
+
+
+@pytest.mark.parametrize("verb", ["fit", "check"])
+def test_data_can_be_a_function_and_what_it_prints_is_no_result(convcal, folder, pair, verb):
+    (folder / "samples.py").write_text(
+        "import numpy as np\n"
+        "def samples():\n"
+        "    print('hello from the user')\n"
+        "    generator = np.random.default_rng(0)\n"
+        "    return [{'x': generator.standard_normal((1, 1, 4)).astype('f4')} for _ in range(9)]\n"
+    )
+    output = ("-o", "net.json") if verb == "fit" else ()
+    result = convcal(verb, *pair, "--data", "samples.py:samples", *output, "--json")
+    assert result.code == 0
+    assert result.document["command"] == verb
+    assert "hello from the user" in result.err
+    shutil.rmtree(folder / "__pycache__", ignore_errors=True)
