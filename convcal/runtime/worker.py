@@ -127,10 +127,10 @@ class WorkerProcess:
             for stream in (process.stdout, process.stderr):
                 selector.register(stream, selectors.EVENT_READ)  # type: ignore[arg-type]
             while length is None or len(received) < length:
-                ready = selector.select(max(0.0, deadline - time.monotonic()))
-                if not ready:
+                left = deadline - time.monotonic()
+                if left <= 0:
                     raise RunnerError(self._timeout_message(doing))
-                for key, _ in ready:
+                for key, _ in selector.select(left):
                     if key.fileobj is process.stdin:
                         unsent = self._send(unsent)
                         if not unsent:
@@ -172,7 +172,7 @@ class WorkerProcess:
     def _timeout_message(self, doing: str) -> str:
         return (
             f"{doing}: no answer within {self._timeout:g} s, so it was ended; allow more time "
-            f"(--timeout, timeout=) or other compute units{self._last_words()}"
+            f"(timeout=) or other compute units{self._last_words()}"
         )
 
     def _end_message(self, doing: str) -> str:

@@ -27,6 +27,11 @@ def hang(inputs):
     time.sleep(600)
 
 
+def babble(inputs):
+    while True:
+        os.write(2, b"busy\n")
+
+
 def fail(inputs):
     raise RuntimeError("the framework says no")
 

@@ -162,14 +162,22 @@ def test_an_exit_is_an_error_with_the_exit_code(open_worker):
         predict(open_worker("leave"))
 
 
-def test_a_hang_ends_with_the_time_limit(open_worker):
-    worker = open_worker("hang", timeout=30.0)
+@pytest.mark.parametrize("model", ["hang", "babble"])
+def test_a_hang_ends_with_the_time_limit(open_worker, model):
+    worker = open_worker(model, timeout=30.0)
     worker._timeout = 0.5  # enough for loading above, however slow the machine is
     begin = time.monotonic()
     with pytest.raises(RunnerError, match=r"no answer within 0.5 s"):
         predict(worker)
     assert time.monotonic() - begin < 20
     assert not worker.is_alive
+
+
+def test_a_worker_that_hangs_ends_itself_if_nobody_does(open_worker, monkeypatch):
+    worker = open_worker("hang", timeout=30.0)
+    monkeypatch.setattr("convcal.runtime.worker._GRACE_SECONDS", -29.5)
+    with pytest.raises(RunnerError, match=r"with exit code 1(.|\n)*Timeout \(0:00:00\.5"):
+        predict(worker)
 
 
 def test_a_worker_that_ended_is_not_asked_again(open_worker):
