@@ -91,7 +91,6 @@ _PARTS = (
     ("scipy", "scipy.fft", "estimating shifts", ""),
     ("scikit-learn", "sklearn.base", "OutputCalibrator", ""),
     ("zarr", "zarr", "captures", ""),
-    ("jsonschema", "jsonschema", "checking calibration files", ""),
     ("rich", "rich", "tables and progress", ""),
     ("coremltools", "", "reading, correcting and running packages", ""),
     ("onnx", "onnx", "the reference runtime", "reference"),
