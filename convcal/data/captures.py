@@ -143,8 +143,9 @@ class Capture:
             ("samples", reference.samples, observed.samples),
             ("outputs", reference.arrays, observed.arrays),
         ):
-            only_first = [name for name in first if name not in second]
-            only_second = [name for name in second if name not in first]
+            both = set(first) & set(second)
+            only_first = [name for name in first if name not in both]
+            only_second = [name for name in second if name not in both]
             if only_first or only_second:
                 msg = (
                     f"the roles of capture '{self.path}' do not match: only the reference has "

@@ -31,6 +31,7 @@ class RoleWriter:
     def __init__(self, group: Any, *, other: Role | None, where: str) -> None:
         self._group = group
         self._other = other
+        self._expected = frozenset(other.samples) if other is not None else frozenset()
         self._where = where
         self._arrays: dict[str, Any] = {}
         self._samples: dict[str, None] = {}
@@ -110,7 +111,7 @@ class RoleWriter:
         if self._other is None:
             return
         remedy = "record both roles from the same data and network, or choose another path"
-        if sample not in self._other.samples:
+        if sample not in self._expected:
             msg = (
                 f"{self._where} cannot take sample '{sample}': the other role there has samples "
                 f"{listing(self._other.samples)}; {remedy}"

@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import sys
+import tracemalloc
 
 import numpy as np
 import pytest
@@ -240,6 +241,22 @@ def test_files_are_read_when_they_are_reached(tmp_path):
     np.testing.assert_array_equal(next(iterator)["x"], X[0])
     np.save(tmp_path / "1.npy", X[9])
     np.testing.assert_array_equal(next(iterator)["x"], X[9])
+
+
+@pytest.mark.parametrize("save_as", [np.save, lambda path, array: np.savez(path, x=array)])
+def test_memory_does_not_grow_with_the_number_of_samples(tmp_path, save_as):
+    one_sample = 4 * 64 * 1024  # bytes
+    save_as(tmp_path / "f", np.ones((64, 1, 64, 1024), np.float32))
+    samples = open_samples(next(tmp_path.iterdir()), model(tensor((1, 64, 1024))))
+    tracemalloc.start()
+    try:
+        assert sum(int(sample["x"][0, 0, 0]) for sample in samples) == 64
+        peak = tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+    # Bytes as read, the array, its copy in the input's dtype and the mask of NaN, for the sample
+    # at hand and the one before it.
+    assert peak < 8 * one_sample
 
 
 # ---------------------------------------------------------------- values
