@@ -181,16 +181,41 @@ def prepare_picture(picture: Picture) -> None:
         image.save(path, optimize=True)
 
 
+def reduce_sound(high: NDArray[np.int16]) -> NDArray[np.int16]:
+    """Return the band-limited version of a recording at a quarter of its rate."""
+    reduced = resample_poly(high.astype(np.float64), 1, SOUND_FACTOR)
+    return np.clip(np.rint(reduced), -32768, 32767).astype(np.int16)
+
+
+def training_recordings(shortest: int) -> list[list[NDArray[np.int16]]]:
+    """Return every whole recording at 8 kHz that may be trained on, package by package.
+
+    These are far more than the excerpts in `sound/train`: all that the Debian packages hold,
+    without the files that `sound/heldout` was cut from.
+
+    Parameters
+    ----------
+    shortest : int
+        Shorter recordings, in samples, are left out.
+    """
+    heldout = {_sound_path(sound) for sound in SOUNDS if sound.split == "heldout"}
+    packages = []
+    for _, folder in (_EN, _FR, _IT, _MUSIC):
+        paths = sorted((DEBIAN_SOUNDS / folder).rglob("*.wav"))
+        recordings = [_read_sound(path) for path in paths if path not in heldout]
+        packages.append([recording for recording in recordings if recording.size >= shortest])
+    return packages
+
+
 def prepare_sound(sound: Sound) -> None:
-    """Write one excerpt at 8 kHz and its band-limited version at 2 kHz."""
+    """Write one excerpt at 8 kHz and its reduced version at 2 kHz."""
     source = _read_sound(_sound_path(sound))
     start = round(sound.start_seconds * SOUND_RATE)
     high = source[start : start + SOUND_LENGTH]
     if high.size != SOUND_LENGTH:
         msg = f"sound {sound.name!r}: only {high.size} of {SOUND_LENGTH} samples from {start} on"
         raise SystemExit(msg)
-    reduced = resample_poly(high.astype(np.float64), 1, SOUND_FACTOR)
-    low = np.clip(np.rint(reduced), -32768, 32767).astype(np.int16)
+    low = reduce_sound(high)
     folder = HERE / "sound" / sound.split
     _write_sound(folder / "high" / f"{sound.name}.wav", high, SOUND_RATE)
     _write_sound(folder / "low" / f"{sound.name}.wav", low, SOUND_RATE // SOUND_FACTOR)
