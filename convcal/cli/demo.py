@@ -29,10 +29,10 @@ if TYPE_CHECKING:
 __all__ = ["add_demo"]
 
 _DESCRIPTION = """\
-Do the whole job on calibration_data/, for super-resolution, sound and the program
-of apple/coremltools #2324: fit, export both ways, prove it on held-out data, draw
-a picture. Prints where each product lies and the commands that made it. Without a
-Mac the fault is emulated, and labelled so."""
+Do the whole job on calibration_data/, for super-resolution, sound and the
+program of apple/coremltools #2324: fit, export both ways, prove it on held-out
+data, draw a picture. Prints where each product lies and the commands that made
+it. Without a Mac the fault is emulated, and labelled so."""
 
 FAULT = "crop-origin:variant=zero"
 """What is emulated where Core ML cannot show it: apple/coremltools #2324."""

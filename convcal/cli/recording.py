@@ -36,17 +36,17 @@ _CAPTURE_USAGE = """convcal capture MODEL --role ROLE --data PATH -o PATH [optio
 
 _CAPTURE_EPILOG = """\
 example:
-  convcal capture fp32.mlpackage --role reference --data pictures/ -o net.capture
-  convcal capture fp16.mlpackage --role observed --data pictures/ -o net.capture
+  convcal capture fp32.mlpackage --role reference --data data/ -o net.capture
+  convcal capture fp16.mlpackage --role observed --data data/ -o net.capture
   convcal fit --captures net.capture -o net.json
 
-A file for --import has keys SAMPLE/OUTPUT, or OUTPUT with all samples along the
-first axis; the roles are paired by the names of the samples."""
+A file for --import has keys SAMPLE/OUTPUT, or OUTPUT with all samples along
+the first axis; the roles are paired by the names of the samples."""
 
 _RUN_DESCRIPTION = """\
 Run a model over a calibration set, write its outputs with keys SAMPLE/TENSOR."""
 
-_RUN_USAGE = "convcal run MODEL --data PATH [--outputs TENSOR ...] -o OUTPUTS.npz [options]"
+_RUN_USAGE = "convcal run MODEL --data PATH -o OUTPUTS.npz [options]"
 
 _RUN_EPILOG = """\
 example:

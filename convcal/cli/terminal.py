@@ -60,7 +60,7 @@ def _write(write: Callable[[TextIO], object]) -> None:
     try:
         write(sys.stdout)
         sys.stdout.flush()
-    except BrokenPipeError:
+    except (BrokenPipeError, SystemExit):  # the latter is what Rich makes of the former
         # The reader has left (`convcal … | head`): the work is done and its exit code stands.
         # Point the descriptor elsewhere, or the interpreter complains when it closes it.
         with contextlib.suppress(OSError, ValueError):

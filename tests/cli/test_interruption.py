@@ -1,0 +1,114 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Ctrl-C, a reader that leaves, and terminals: with real processes and signals."""
+
+import json
+import os
+import pty
+import signal
+import subprocess
+import sys
+import time
+
+import pytest
+from cli.scenes import content, displaced
+
+COMMAND = (sys.executable, "-m", "convcal")
+SLOW = """\
+import pathlib, time
+import numpy as np
+
+class Samples:
+    def __len__(self):
+        return 100
+
+    def __iter__(self):
+        for index in range(100):
+            if index == 3:
+                pathlib.Path("../started").touch()
+                time.sleep(60)
+            yield {"x": np.full((1, 1, 4), index, np.float32)}
+
+def samples():
+    return Samples()
+"""
+
+
+@pytest.mark.parametrize("verb", ["fit", "capture", "run"])
+def test_ctrl_c_in_the_middle_leaves_nothing_behind(folder, pair, verb):
+    (folder / "slow.py").write_text(SLOW)
+    words = {
+        "fit": ("fit", *pair, "-o", "net.json"),
+        "capture": ("capture", pair[0], "--role", "reference", "-o", "net.capture", "--json"),
+        "run": ("run", pair[0], "-o", "outputs.npz"),
+    }[verb]
+    before = content(folder)
+    process = subprocess.Popen(
+        [*COMMAND, *map(str, words), "--data", "slow.py:samples"],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONDONTWRITEBYTECODE": "1"},
+    )
+    deadline = time.monotonic() + 60
+    while not (folder.parent / "started").exists():
+        assert process.poll() is None, process.communicate()
+        assert time.monotonic() < deadline
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    out, err = process.communicate(timeout=30)
+    assert process.returncode == 130
+    assert err == "error: interrupted; nothing was written\n"
+    if verb == "capture":
+        document = json.loads(out)
+        assert document["status"] == "interrupted"
+    else:
+        assert out == ""
+    assert content(folder) == before
+
+
+def test_a_reader_that_leaves_early_is_no_error(folder, captured):
+    path = captured(*displaced())
+    reading, writing = os.pipe()
+    os.close(reading)
+    process = subprocess.run(
+        [*COMMAND, "fit", "--captures", path, "-o", "net.json"],
+        stdout=writing,
+        stderr=subprocess.PIPE,
+        text=True,
+        check=False,
+    )
+    os.close(writing)
+    assert process.returncode == 0
+    assert process.stderr == ""
+    assert (folder / "net.json").is_file()
+
+
+@pytest.mark.parametrize("no_color", [False, True])
+def test_colour_and_progress_only_on_a_terminal(folder, pair, data, no_color):
+    environment = {**os.environ, "TERM": "xterm", "COLUMNS": "100"}
+    environment.pop("NO_COLOR")
+    if no_color:
+        environment["NO_COLOR"] = "1"
+    controller, terminal = pty.openpty()
+    process = subprocess.Popen(
+        [*COMMAND, "check", *map(str, pair), "--data", str(data)],
+        stdout=terminal,
+        stderr=terminal,
+        env=environment,
+    )
+    os.close(terminal)
+    shown = bytearray()
+    while True:
+        try:
+            chunk = os.read(controller, 4096)
+        except OSError:  # Linux: the other end is closed
+            break
+        if not chunk:
+            break
+        shown += chunk
+    os.close(controller)
+    assert process.wait(timeout=30) == 0
+    text = shown.decode()
+    assert "running both models" in text
+    assert "12/12" in text
+    assert ("\x1b[1;32mpassed" in text) is not no_color
