@@ -158,9 +158,10 @@ def conv_transpose(
             front = int(pad[2 * i])
             size = full[i] - front - int(pad[2 * i + 1]) if wanted is None else wanted
         else:
-            natural = lengths[i] * int(strides[i]) if pad_type == "same" else full[i]
+            natural = full[i] if pad_type == "valid" else lengths[i] * int(strides[i])
             size = natural if wanted is None else wanted
-            front = max(0, full[i] - size) // 2
+            surplus = max(0, full[i] - size)
+            front = math.ceil(surplus / 2) if pad_type == "same_lower" else surplus // 2
         axis = 2 + i
         kept = np.take(result, [j for j in range(front, front + size) if j < full[i]], axis=axis)
         tail = [(0, 0)] * result.ndim

@@ -156,8 +156,8 @@ def load_program(
     Raises
     ------
     InputError
-        If there is no such function, or the program is not consistent (types that do not match,
-        a weight file that is missing or truncated).
+        If there is no such function, the program is not consistent (types that do not match, a
+        weight file that is missing or truncated), or it does not take inputs of these shapes.
     UnsupportedModelError
         If coremltools cannot read some construct of it.
     """
@@ -172,8 +172,7 @@ def load_program(
     message = type(spec.mlProgram)()
     message.version = spec.mlProgram.version
     message.functions[name].CopyFrom(spec.mlProgram.functions[name])
-    if input_shapes:
-        _fix_input_shapes(message.functions[name], input_shapes)
+    is_fixed = _fix_input_shapes(message.functions[name], input_shapes or {})
     weights_dir = "" if package.weights_dir is None else str(package.weights_dir)
     try:
         loaded = load_mil_proto(message, spec.specificationVersion, weights_dir)
@@ -186,6 +185,12 @@ def load_program(
             "convcal handles what coremltools can read: convert the model again without it"
         ) from error
     except Exception as error:  # coremltools raises whatever its own parsing trips over
+        if is_fixed:
+            raise InputError(
+                f"the program of '{package.path}' does not take inputs of the shapes "
+                f"{dict(input_shapes or {})}: {_said(error)}; choose others that its "
+                "description allows"
+            ) from error
         raise InputError(
             f"the program of '{package.path}' (function '{name}') is not consistent: "
             f"{_said(error)}; convert the model again, or copy the whole package again"
@@ -223,8 +228,9 @@ def _operations_of(block: Any) -> Iterator[tuple[str, str]]:
             yield from _operations_of(nested)
 
 
-def _fix_input_shapes(function: Any, shapes: Mapping[str, Sequence[int]]) -> None:
-    """Fill in the lengths that a function leaves open."""
+def _fix_input_shapes(function: Any, shapes: Mapping[str, Sequence[int]]) -> bool:
+    """Fill in the lengths that a function leaves open; say whether there were any."""
+    is_fixed = False
     for named in function.inputs:
         dimensions = named.type.tensorType.dimensions
         lengths = shapes.get(named.name, ())
@@ -232,6 +238,8 @@ def _fix_input_shapes(function: Any, shapes: Mapping[str, Sequence[int]]) -> Non
             for dimension, length in zip(dimensions, lengths, strict=True):
                 if not dimension.HasField("constant"):
                     dimension.constant.size = int(length)
+                    is_fixed = True
+    return is_fixed
 
 
 def _check_operations(package: Package, function: str) -> None:

@@ -32,8 +32,8 @@ class Runner(Protocol):
     description : ModelDescription
         Its inputs and outputs.
     provenance : mapping of str to str
-        What runs it: ``runtime``, versions, ``os``, ``machine`` or chip, ``compute_units``; and
-        ``faults``, separated by ``"; "``, if any are emulated.
+        What runs it: ``runtime``, ``sha256`` of the package, versions, ``os``, ``machine`` or
+        chip, ``compute_units``; and ``faults``, separated by ``"; "``, if any are emulated.
     """
 
     @property

@@ -19,7 +19,6 @@ from convcal.errors import (
     UnavailableError,
     UnsupportedModelError,
 )
-from convcal.runtime import open_runner
 from convcal.runtime.reference import ReferenceRunner
 
 
@@ -394,31 +393,30 @@ def test_a_flexible_input_is_run_at_each_shape():
             np.testing.assert_array_equal(result[0, 0], full[2:-1])
 
 
+def test_a_shape_that_the_program_cannot_take_is_refused():
+    package = make_package(
+        lambda x: mb.conv(x=x, weight=np.ones((1, 1, 5), np.float32), pad_type="valid"),
+        x=(1, 1, get_new_symbol()),
+    )
+    sizes = package.spec.description.input[0].type.multiArrayType.shapeRange.sizeRanges
+    for lower, upper in ((1, 1), (1, 1), (2, 64)):
+        each = sizes.add()
+        each.lowerBound, each.upperBound = lower, upper
+    package.spec.description.input[0].type.multiArrayType.shape[:] = [1, 1, 8]
+    with (
+        ReferenceRunner(package) as runner,
+        pytest.raises(InputError, match=r"not take inputs of the shapes \{'x': \(1, 1, 3\)\}"),
+    ):
+        runner.run({"x": np.ones((1, 1, 3), np.float32)})
+
+
 def test_provenance_says_what_ran_and_that_it_was_emulated():
     package = upsampler([1, 0], precision="float16")
     with ReferenceRunner(package) as runner:
         assert runner.provenance["runtime"] == "reference"
+        assert runner.provenance["sha256"] == package.sha256
         assert {"onnxruntime", "convcal", "os", "machine"} <= set(runner.provenance)
         assert "faults" not in runner.provenance
-
-
-def test_open_runner_refuses_core_ml_elsewhere_and_says_what_can_be_done(tmp_path, monkeypatch):
-    monkeypatch.setattr(sys, "platform", "linux")
-    with pytest.raises(UnavailableError, match=r"--runtime reference.*--captures"):
-        open_runner(tmp_path / "x.mlpackage", runtime="coreml")
-
-
-@pytest.mark.parametrize(
-    ("options", "message"),
-    [
-        ({"runtime": "onnx"}, "no runtime 'onnx'; choose one of auto, coreml, reference"),
-        ({"compute_units": "tpu"}, "no compute units 'tpu'; choose one of all, cpu-only"),
-        ({"faults": ["nonsense"]}, "no fault 'nonsense'; the faults are channel-affine"),
-    ],
-)
-def test_open_runner_lists_what_it_accepts(tmp_path, options, message):
-    with pytest.raises(InputError, match=message):
-        open_runner(tmp_path / "x.mlpackage", **options)
 
 
 def test_without_onnx_runtime_the_message_names_the_extra(monkeypatch):
