@@ -274,7 +274,9 @@ def _open_root(folder: Path) -> Any:
 
     with _readable(folder, "its description"):
         _check_text(document)
-        root = zarr.open_group(folder, mode="r", zarr_format=3, use_consolidated=False)
+        # Absolute: Zarr 3.1 strips the folder's path from keys wherever it occurs in them, and
+        # the keys of chunks contain "c/".
+        root = zarr.open_group(folder.absolute(), mode="r", zarr_format=3, use_consolidated=False)
         mark = root.attrs.get("convcal")
     if not isinstance(mark, dict) or mark.get("format") != FORMAT:
         raise InputError(f"'{folder}' is a Zarr group, but no capture of convcal's")
