@@ -158,7 +158,7 @@ def _export(arguments: argparse.Namespace) -> Outcome:
         return _nothing_exported(arguments, calibration)
     return Outcome(
         result={"file": str(written), "to": arguments.to, "calibration": calibration.id},
-        render=lambda: _render_export(arguments, written),
+        render=lambda: _render_export(arguments, calibration, written),
     )
 
 
@@ -180,7 +180,9 @@ def _nothing_exported(arguments: argparse.Namespace, calibration: Calibration) -
     )
 
 
-def _render_export(arguments: argparse.Namespace, written: Path) -> list[RenderableType]:
+def _render_export(
+    arguments: argparse.Namespace, calibration: Calibration, written: Path
+) -> list[RenderableType]:
     from convcal.cli.commands import command_line
 
     if arguments.to == "python":
@@ -189,11 +191,14 @@ def _render_export(arguments: argparse.Namespace, written: Path) -> list[Rendera
             "test it:",
             f"  {command_line('python', written)}",
         ]
+    # A correction of an emulated fault is right only together with the fault.
+    faults = calibration.provenance.get("faults", []) if calibration.is_emulated else []
+    emulate = [word for fault in faults for word in ("--emulate", str(fault))]
     return [
         (
             f"corrected package written to {written}; same inputs, outputs and weights as "
             f"{arguments.model}"
         ),
-        "prove it:",
-        f"  {command_line('convcal', 'check', 'REFERENCE', written, '--data', 'PATH')}",
+        "prove it, on data that were not fitted; the border that a shift loses counts here:",
+        f"  {command_line('convcal', 'check', 'REFERENCE', written, '--data', 'PATH', *emulate)}",
     ]

@@ -121,7 +121,9 @@ def describe_margins(correction: Correction) -> str:
     parts = []
     for axis, (start, end) in enumerate(correction.margins):
         if start or end:
-            unit, first, last = names[axis] if names else (f"along axis {axis}", "start", "end")
+            unit, first, last = (
+                names[axis] if names else (f"positions along spatial axis {axis}", "start", "end")
+            )
             parts.append(f"{start} {unit} at the {first} and {end} at the {last}")
     return ", ".join(parts)
 

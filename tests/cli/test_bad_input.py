@@ -133,7 +133,9 @@ def test_one_sample_is_enough_for_an_answer(convcal, folder, pair):
 
 
 def test_users_code_that_fails_is_named(refused, folder, pair):
-    (folder / "samples.py").write_text("def broken():\n    return 1 / 0\ndef quits():\n    exit(3)\n")
+    (folder / "samples.py").write_text(
+        "def broken():\n    return 1 / 0\ndef quits():\n    exit(3)\n"
+    )
     words = ("fit", *pair, *OUT, "--data")
     refused(*words, "samples.py:broken", names=["samples.py", "ZeroDivisionError"])
     refused(*words, "samples.py:gone", names=["samples.py", "gone"])
@@ -164,7 +166,10 @@ def test_outputs_without_a_finite_value_are_no_ground_for_a_correction(convcal, 
     result = fit_arrays(convcal, captured, reference, np.full_like(observed, value))
     assert result.code == 1
     assert result.document["status"] == "not-correctable"
-    assert "no value of the observed output is finite" in result.document["result"]["calibration"]["outputs"]["y"]["reason"]
+    assert (
+        "no value of the observed output is finite"
+        in result.document["result"]["calibration"]["outputs"]["y"]["reason"]
+    )
 
 
 def test_constant_outputs_are_no_ground_for_a_correction(convcal, captured):
@@ -227,7 +232,9 @@ def test_a_calibration_for_another_model(refused, folder, calibration, pair, cap
     refused(*words, names=["'z'", "'y'"])
     np.savez("outputs.npz", y=np.zeros((1, 2, 8), np.float32))
     refused(*words, names=["'outputs.npz'", "'y'", "channels"])
-    path = captured(np.zeros((3, 1, 2, 8), np.float32), np.zeros((3, 1, 2, 8), np.float32), name="z")
+    path = captured(
+        np.zeros((3, 1, 2, 8), np.float32), np.zeros((3, 1, 2, 8), np.float32), name="z"
+    )
     check = ("check", "--captures", path, "--calibration", calibration)
     refused(*check, names=["'y'", "'z'"])
 

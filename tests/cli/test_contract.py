@@ -1,13 +1,11 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What scripts rely on: exit codes, one JSON document, streams, help, start-up without weight."""
 
-import json
 import subprocess
 import sys
 import warnings
 
 import jsonschema
-import numpy as np
 import pytest
 from cli.scenes import FAULT, displaced
 
@@ -198,7 +196,7 @@ def test_the_version_is_told(convcal):
 
 
 def test_words_of_the_parser_are_those_of_the_services():
-    assert MODELS == ("auto", *selection.MODELS)
+    assert ("auto", *selection.MODELS) == MODELS
     assert RUNTIMES == runner.RUNTIMES
     assert COMPUTE_UNITS == runner.COMPUTE_UNITS
 
@@ -208,9 +206,7 @@ def test_help_loads_neither_numpy_nor_rich():
         "import sys; from convcal.cli import main; main(['fit', '--help']); "
         "print(sorted({'numpy', 'rich', 'coremltools', 'sklearn'} & set(sys.modules)))"
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=True
-    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == "[]"
 
 

@@ -1,0 +1,83 @@
+# SPDX-License-Identifier: BSD-3-Clause
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from convcal.correction import AxisFilter, Correction
+from convcal.report.text import (
+    LONGEST_NAME,
+    describe_displacement,
+    describe_margins,
+    describe_range,
+    number,
+    plain,
+    printable,
+)
+
+
+def shifted(*shift):
+    filters = tuple(AxisFilter(-round(value)) for value in shift)
+    return Correction(spatial_shape=(64,) * len(shift), shift=shift, filters=filters)
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [
+        ((-1.0,), "1 sample too late"),
+        ((2.5,), "2.5 samples too early"),
+        ((-4.0, -4.0), "4 px too far down and 4 px too far right"),
+        ((3.0, 0.0), "3 px too far up"),
+        ((0.0, 0.25), "0.25 px too far left"),
+        (
+            (0.0, -2.0, 1.0),
+            "2 px too far towards the end of spatial axis 1"
+            " and 1 px too far towards the start of spatial axis 2",
+        ),
+    ],
+)
+def test_a_displacement_is_the_opposite_of_its_shift(shift, words):
+    assert describe_displacement(shifted(*shift)) == f"the observed content sits {words}"
+
+
+@pytest.mark.parametrize(
+    ("shift", "words"),
+    [
+        ((-1.0,), "0 samples at the start and 1 at the end"),
+        ((3.0, 0.0), "3 rows at the top and 0 at the bottom"),
+        (
+            (-4.0, 2.0),
+            "0 rows at the top and 4 at the bottom, 2 columns at the left and 0 at the right",
+        ),
+        ((0.0, 0.0, -1.0), "0 positions along spatial axis 2 at the start and 1 at the end"),
+        ((0.0, 0.0), ""),
+    ],
+)
+def test_margins_are_named_by_their_edges(shift, words):
+    assert describe_margins(shifted(*shift)) == words
+
+
+def test_ranges_and_numbers_are_short():
+    assert describe_range((0.5, 0.5)) == "0.5"
+    assert describe_range((0.98, 1.02, 1.0)) == "0.98 to 1.02 over 3 channels"
+    assert [number(value) for value in (1.23456, "inf", "-inf", float("inf"))] == [
+        "1.235", "∞", "-∞", "∞",
+    ]  # fmt: skip
+
+
+@given(st.text(max_size=200))
+def test_a_printable_name_is_one_short_line_that_moves_no_cursor(name):
+    text = printable(name)
+    assert len(text) <= LONGEST_NAME
+    assert text.splitlines() in ([], [text])
+    assert not any(ord(character) < 32 or 0x7F <= ord(character) < 0xA0 for character in text)
+
+
+@given(
+    st.text(alphabet=st.characters(codec="ascii", categories=("L", "N", "P", "Zs")), max_size=40)
+)
+def test_ordinary_names_stay_as_they_are(name):
+    assert printable(name) == plain(name) == name
+
+
+def test_plain_text_keeps_its_lines_and_loses_its_escapes():
+    assert plain("a\n\tb\x1b[0m\r\u202e\ud800") == "a\n\tb\\x1b[0m\\r\\u202e\\ud800"
