@@ -8,7 +8,9 @@ usage errors are public objects in every version, which ``--json`` needs.
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 from collections.abc import Sequence
 
 __all__ = ["main"]
@@ -27,6 +29,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
     int
         The exit code, one of `convcal.cli.contract.ExitCode`.
     """
+    if threading.current_thread() is threading.main_thread():
+        # A CI that cancels a job sends SIGTERM: leave nothing half-written then, either.
+        signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         # Imported here, so that Ctrl-C during the imports is no traceback either.
         from convcal.cli.application import run_command

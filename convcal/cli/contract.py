@@ -33,7 +33,7 @@ EXIT_CODES = {
     "not-identifiable, the file is written all the same; export: there is no correction)",
     ExitCode.FAILED: "not done: usage, bad input, or not possible on this machine",
     ExitCode.SELF_CHECK: "a product did not pass its own check",
-    ExitCode.INTERRUPTED: "interrupted (Ctrl-C); nothing was written",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C, SIGTERM); nothing was written",
 }
 
 ENVELOPE = {

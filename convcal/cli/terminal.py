@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import os
 import sys
@@ -46,12 +47,15 @@ def write_result(parts: Sequence[RenderableType]) -> None:
     def render(stream: TextIO) -> None:
         from rich.console import Console
 
-        console = Console(file=stream, highlight=False, markup=False, emoji=False)
+        is_shown = stream.isatty()
+        target = stream if is_shown else io.StringIO()
+        console = Console(file=target, highlight=False, markup=False, emoji=False)
         for part in parts:
             # Text that goes to a file or another program keeps its lines whole, and commands
             # and paths always do: they are there to be copied.
-            whole = isinstance(part, str) or not console.is_terminal
-            console.print(part, soft_wrap=whole)
+            console.print(part, soft_wrap=isinstance(part, str) or not is_shown)
+        if isinstance(target, io.StringIO):
+            stream.writelines(f"{line.rstrip()}\n" for line in target.getvalue().splitlines())
 
     _write(render)
 

@@ -141,7 +141,7 @@ def _before_after(output: OutputCalibration) -> Iterator[RenderableType]:
     before = output.metrics.get("before")
     if not isinstance(before, Mapping):
         return
-    columns = {"before": before}
+    columns = {"observed": before}
     if not output.correction.is_identity:
         moments = {
             "before\ninside margins": "before",

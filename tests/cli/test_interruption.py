@@ -33,8 +33,11 @@ def samples():
 """
 
 
-@pytest.mark.parametrize("verb", ["fit", "capture", "run"])
-def test_ctrl_c_in_the_middle_leaves_nothing_behind(folder, pair, verb):
+@pytest.mark.parametrize(
+    ("verb", "sent"),
+    [("fit", signal.SIGINT), ("capture", signal.SIGINT), ("run", signal.SIGTERM)],
+)
+def test_ctrl_c_in_the_middle_leaves_nothing_behind(folder, pair, verb, sent):
     (folder / "slow.py").write_text(SLOW)
     words = {
         "fit": ("fit", *pair, "-o", "net.json"),
@@ -54,7 +57,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_behind(folder, pair, verb):
         assert process.poll() is None, process.communicate()
         assert time.monotonic() < deadline
         time.sleep(0.02)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(sent)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
     assert err == "error: interrupted; nothing was written\n"

@@ -30,8 +30,10 @@ def shifted(*shift):
         ((0.0, 0.25), "0.25 px too far left"),
         (
             (0.0, -2.0, 1.0),
-            "2 px too far towards the end of spatial axis 1"
-            " and 1 px too far towards the start of spatial axis 2",
+            (
+                "2 px too far towards the end of spatial axis 1"
+                " and 1 px too far towards the start of spatial axis 2"
+            ),
         ),
     ],
 )
