@@ -29,8 +29,8 @@ class AffineFit:
         Standard errors for white residuals; infinite where nothing was fitted.
     inverse_gain : ndarray of float64, shape (C,)
         One over the gain of the opposite regression, of observed on reference. Noise in the
-        observed values pulls `gain` towards 0 and leaves this one alone (to first order), so that the
-        true gain lies between the two.
+        observed values pulls `gain` towards 0 and leaves this one alone (to first order), so that
+        the true gain lies between the two.
     rmse : ndarray of float64, shape (C,)
         Residual on the positions used.
     n_values : ndarray of int64, shape (C,)
@@ -140,19 +140,18 @@ def _solve(ref: Array, obs: Array, weights: Array | None, least_signal: float) -
     if n < 3 or not _has_signal(ref, obs, least_signal):
         rmse = float(np.sqrt(np.mean((ref - obs) ** 2))) if n else 0.0
         return [1.0, 0.0, np.inf, np.inf, 1.0, rmse, n, True]
-    if weights is None:
-        weights = np.ones(n)
-    total = float(weights.sum())
-    mean_ref, mean_obs = float(weights @ ref) / total, float(weights @ obs) / total
+    # Sums, not dot products: pairwise summation is more exact, and no BLAS threads are woken.
+    total = float(n) if weights is None else float(weights.sum())
+    mean_ref, mean_obs = _sum(ref, weights) / total, _sum(obs, weights) / total
     ref, obs = ref - mean_ref, obs - mean_obs
     s_oo, s_ro, s_rr = (
-        float((weights * obs) @ obs),
-        float((weights * ref) @ obs),
-        float((weights * ref) @ ref),
+        _sum(obs * obs, weights),
+        _sum(ref * obs, weights),
+        _sum(ref * ref, weights),
     )
     gain = s_ro / s_oo
     bias = mean_ref - gain * mean_obs
-    residual = float((weights * np.square(ref - gain * obs)).sum())
+    residual = _sum(np.square(ref - gain * obs), weights)
     variance = residual / max(total - 2, 1)
     gain_error = np.sqrt(variance / s_oo)
     bias_error = np.sqrt(variance * (1 / total + mean_obs**2 / s_oo))
@@ -160,10 +159,14 @@ def _solve(ref: Array, obs: Array, weights: Array | None, least_signal: float) -
     return [gain, bias, gain_error, bias_error, inverse, np.sqrt(residual / total), n, False]
 
 
+def _sum(values: Array, weights: Array | None) -> float:
+    return float(values.sum() if weights is None else (values * weights).sum())
+
+
 def _robust_weights(ref: Array, obs: Array) -> Array:
     """Weigh each position by how well it fits the majority."""
     keep = int(np.ceil(0.6 * ref.size))
-    best: tuple[float, float, float] | None = None
+    best = (np.inf, 1.0, 0.0)
     for gain, bias in _starts(ref, obs):
         line = (gain, bias)
         for _ in range(12):  # concentration steps converge in a few
@@ -175,9 +178,8 @@ def _robust_weights(ref: Array, obs: Array) -> Array:
             line = new
         error = np.sort(np.abs(ref - line[0] * obs - line[1]))[:keep]
         cost = float(error @ error)
-        if best is None or cost < best[0]:
+        if cost < best[0]:
             best = (cost, *line)
-    assert best is not None  # noqa: S101 - _starts is never empty
     gain, bias = best[1:]
     weights = np.ones(ref.size)
     for _ in range(30):
@@ -216,6 +218,6 @@ def _line(ref: Array, obs: Array, weights: Array | None = None) -> tuple[float, 
     mean_obs = float(np.average(obs, weights=weights))
     centred = obs - mean_obs
     weighted = centred if weights is None else weights * centred
-    spread = float(weighted @ centred)
-    gain = float(weighted @ (ref - mean_ref)) / spread if spread > 0 else 1.0
+    spread = float((weighted * centred).sum())
+    gain = float((weighted * (ref - mean_ref)).sum()) / spread if spread > 0 else 1.0
     return gain, mean_ref - gain * mean_obs

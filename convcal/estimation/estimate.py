@@ -15,10 +15,10 @@ from convcal.estimation.evidence import gather_evidence
 from convcal.estimation.interpolation import Filter
 from convcal.estimation.metrics import Metrics, default_range, measure, measure_channels
 from convcal.estimation.registration import Registration, register
-from convcal.estimation.rounding import rounding_level
+from convcal.estimation.rounding import RoundingLevel, rounding_level
 from convcal.estimation.selection import MODELS, Candidate, choose, inside, propose
 from convcal.estimation.splitting import Split, split_samples, unit_labels
-from convcal.estimation.standard import standardised
+from convcal.estimation.standard import clipped, standardised
 from convcal.estimation.validity import Validity, find_valid
 from convcal.estimation.verdict import judge
 
@@ -155,7 +155,9 @@ def estimate(
     split = split_samples(ref, obs, holdout=holdout)
     registration = None
     if spatial:
-        registration = _register_part(ref, obs, split, validity, limits, level.single)
+        registration = _register_part(
+            ref, obs, split=split, validity=validity, limits=limits, level=level, robust=robust
+        )
     train_valid = _both(validity.observed, split.train, None)
     if split.train_mask is not None:
         train_ref = np.where(split.train_mask, ref[split.train], np.nan)
@@ -179,6 +181,7 @@ def estimate(
         valid=_both(validity.observed, split.held, None),
         held=split.held_mask,
         labels=unit_labels(spatial, n_samples=len(split.held)),
+        robust=robust,
     )
     judgement = judge(
         ref,
@@ -193,7 +196,7 @@ def estimate(
     chosen = judgement.candidate
     mask = None if split.held_mask is None else np.broadcast_to(split.held_mask, held_ref.shape)
     corrected = chosen.apply(held_obs) if judgement.is_corrected else held_obs
-    whole, cut = _metrics(held_ref, held_obs, corrected, chosen, mask, peak)
+    whole, cut = _metrics(held_ref, held_obs, corrected, chosen=chosen, mask=mask, peak=peak)
     return Estimate(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -296,22 +299,26 @@ def _both(valid: Mask | None, samples: NDArray[np.int64], mask: Mask | None) -> 
 def _register_part(
     ref: Array,
     obs: Array,
+    *,
     split: Split,
     validity: Validity,
     limits: tuple[int, ...],
-    single: Array,
+    level: RoundingLevel,
+    robust: bool,
 ) -> Registration:
     """Register the training part, in units of each channel's spread."""
     parts, spreads = [], []
     for array, valid in ((ref, validity.reference), (obs, validity.observed)):
-        standard, spread = standardised(array[split.train], _both(valid, split.train, None))
+        part = array[split.train]
+        mask = _both(valid, split.train, None)
+        standard, spread = standardised(clipped(part, mask) if robust else part, mask)
         parts.append(standard)
         spreads.append(spread)
     return register(
         parts[0],
         parts[1],
         limits=limits,
-        floor=np.square(single / spreads[0]),
+        floor=np.square(level.single / spreads[0]),
         valid_reference=_both(validity.reference, split.train, split.train_mask),
         valid_observed=_both(validity.observed, split.train, None),
     )
@@ -321,19 +328,25 @@ _Measured = tuple[tuple[Metrics, tuple[Metrics, ...]], tuple[Metrics, tuple[Metr
 
 
 def _metrics(
-    ref: Array, before: Array, after: Array, chosen: Candidate, mask: Mask | None, peak: float
+    ref: Array,
+    before: Array,
+    after: Array,
+    *,
+    chosen: Candidate,
+    mask: Mask | None,
+    peak: float,
 ) -> tuple[_Measured, _Measured]:
     """Measure before and after, over the whole output and inside the margins."""
     everywhere = (slice(None),) * ref.ndim
     results = []
     for window in (everywhere, inside(chosen.margins, ref.shape[2:])):
         part = None if mask is None else mask[window]
-        pairs = tuple(
+        first, second = (
             (
                 measure(ref[window], array[window], data_range=peak, mask=part),
                 measure_channels(ref[window], array[window], data_range=peak, mask=part),
             )
             for array in (before, after)
         )
-        results.append(pairs)
+        results.append((first, second))
     return results[0], results[1]

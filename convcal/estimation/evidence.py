@@ -60,6 +60,7 @@ def gather_evidence(
                 "rmse": trial.rmse,
                 "share_explained": trial.share,
                 "sigmas": trial.sigmas,
+                "n_units": trial.n_units,
                 "is_admissible": trial.is_admissible,
             }
             for trial in choice.trials

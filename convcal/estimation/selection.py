@@ -40,9 +40,13 @@ MODELS = (
 # cannot describe take away less: a half-pixel shift of white noise 0 %, a scale of one pixel over
 # the field 5 %, a ramp of 0.43 pixels to both sides 10 % (faults.md, section 0, fact 6).
 _LEAST_SHARE = 0.2
+# Of one channel's squared error at a given shift; the rest may be what the taps leave.
+_LEAST_CHANNEL_SHARE = 0.02
 # "Beyond doubt": improvement over samples or blocks against its standard error.
 _SIGMAS = 3.0
 _LEAST_UNITS = 3
+# Share of variance that observed and reference must have in common for a gain to mean anything.
+_LEAST_COMMON = 0.25
 
 
 @dataclass(frozen=True, eq=False)
@@ -63,8 +67,9 @@ class Candidate:
     def apply(self, observed: Array) -> Array:
         """Correct an array (N, C, *spatial); the border is replicated."""
         column = (1, -1) + (1,) * len(self.shift)
-        moved = apply_filters(observed, self.filters)
-        return moved * self.gain.reshape(column) + self.bias.reshape(column)
+        with np.errstate(invalid="ignore"):  # infinities of both signs under the taps
+            moved = apply_filters(observed, self.filters)
+            return moved * self.gain.reshape(column) + self.bias.reshape(column)
 
     def touches(self) -> Mask:
         """Tell which channels it changes."""
@@ -85,7 +90,10 @@ class Trial:
     share : float
         Part of the squared error of the channels it touches that it takes away.
     sigmas : float
-        Its improvement over its standard error over samples and blocks.
+        Its improvement over its standard error over samples and blocks, or what the ratio of
+        the errors is worth as a likelihood, whichever is more.
+    n_units : float
+        Effective number of samples and blocks that carry the error.
     is_admissible : bool
         Better than identity beyond doubt.
     """
@@ -94,6 +102,7 @@ class Trial:
     rmse: float
     share: float
     sigmas: float
+    n_units: float
     is_admissible: bool
 
 
@@ -163,7 +172,7 @@ def propose(
         plain = Candidate(name or "identity", shift, filters, ones, nothing)
         candidates.append(plain)
         window = inside(plain.margins, spatial)
-        moved = apply_filters(observed, filters)[window]
+        moved = plain.apply(observed)[window]
         mask = None if valid is None else _valid_after(valid, shift, reference.shape)[window]
         fit = fit_affine(
             reference[window],
@@ -202,17 +211,23 @@ def _material(
         # alone. If one lies between the two, the gain is that noise.
         ends = sorted((g, float(fit.inverse_gain[channel])))
         slack = _SIGMAS * float(fit.gain_error[channel])
-        if ends[0] - slack <= 1 <= ends[1] + slack:
+        wide = slack * abs(float(fit.inverse_gain[channel]) / g) if g else math.inf
+        low, high = (slack, wide) if ends[0] == g else (wide, slack)
+        if ends[0] - low <= 1 <= ends[1] + high:
             g, b = 1.0, float(np.median(ref - obs) if ref.size else 0.0)
             b = float(np.mean(ref - obs)) if not _is_skewed(ref - obs, b) else b
             spread = float((ref - obs).std()) / math.sqrt(max(ref.size, 1))
             if abs(b) <= max(_SIGMAS * spread, level.material[channel]):
                 continue
+        # Nothing in common: a gain near 0 and the mean for a bias halve the squared error of any
+        # garbage, and correct nothing. (The ratio of the two gains is the share in common.)
+        elif abs(g) < _LEAST_COMMON * abs(ends[0] + ends[1] - g):
+            continue
         change = float(np.sqrt(np.mean(((g - 1) * obs + b) ** 2)))
         if change <= level.material[channel]:
             continue
         before, after = np.sum((ref - obs) ** 2), np.sum((ref - g * obs - b) ** 2)
-        if not np.isfinite(before) or after > (1 - _LEAST_SHARE) * before:
+        if not np.isfinite(before) or after > (1 - _LEAST_CHANNEL_SHARE) * before:
             before, after = np.median(np.abs(ref - obs)), np.median(np.abs(ref - g * obs - b))
             # Gross outliers hide the improvement from the squares, not from the median.
             if after > 0.5 * before:
@@ -257,6 +272,7 @@ def choose(
     valid: Mask | None,
     held: Mask | None,
     labels: NDArray[np.int64],
+    robust: bool,
 ) -> Choice:
     """Choose the simplest candidate within one standard error of the best.
 
@@ -273,6 +289,8 @@ def choose(
         Positions that are held out; None for all.
     labels : ndarray of int64, shape (*spatial)
         Blocks that are compared in pairs, together with samples.
+    robust : bool
+        Leave out positions that no candidate explains.
 
     Returns
     -------
@@ -296,13 +314,16 @@ def choose(
         counted &= np.isfinite(corrected)
         if valid is not None:
             counted &= _valid_after(valid, candidate.shift, observed.shape)[window]
-        errors.append(np.square(np.where(counted, ref - corrected, 0.0)))
+        with np.errstate(invalid="ignore"):
+            errors.append(np.where(counted, ref - corrected, 0.0))
+    if robust:
+        counted &= _explained(errors, counted)
     part = np.ascontiguousarray(np.broadcast_to(labels, spatial)[window[2:]]).ravel()
     n_labels = int(labels.max()) + 1
     unit = (np.arange(n_samples)[:, None] * n_labels + part).ravel()
     sums = np.zeros((len(candidates), n_channels, n_samples * n_labels))
     for k, error in enumerate(errors):
-        kept = np.where(counted, error, 0.0)
+        kept = np.where(counted, np.square(error), 0.0)
         for channel in range(n_channels):
             sums[k, channel] = np.bincount(
                 unit, weights=kept[:, channel].ravel(), minlength=sums.shape[2]
@@ -317,16 +338,17 @@ def choose(
     trials = []
     for k, candidate in enumerate(candidates):
         touched = candidate.touches()
-        gains = (sums[0] - sums[k])[touched].sum(axis=0)
+        gain = float((sums[0] - sums[k])[touched].sum())
         before = float(sums[0][touched].sum())
-        share = float(gains.sum()) / before if before > 0 else 0.0
-        sigmas = _sigmas(gains)
+        share = gain / before if before > 0 else 0.0
+        sigmas, n_units = _sigmas(sums[0][touched].sum(axis=0), sums[k][touched].sum(axis=0))
         trials.append(
             Trial(
                 candidate,
                 rmse=math.sqrt(float(sums[k].sum()) / n_channels),
                 share=share,
                 sigmas=sigmas,
+                n_units=n_units,
                 is_admissible=k > 0 and share >= _LEAST_SHARE and sigmas >= _SIGMAS,
             )
         )
@@ -336,15 +358,40 @@ def choose(
     best = min(admissible, key=lambda k: trials[k].rmse)
     for k in sorted(admissible, key=lambda k: MODELS.index(candidates[k].model)):
         loss = (sums[k] - sums[best]).sum(axis=0)
-        error = float(loss.std(ddof=1)) * math.sqrt(loss.size) if loss.size > 1 else 0.0
-        if float(loss.sum()) <= error or k == best:
+        spread = float(loss.std(ddof=1)) * math.sqrt(loss.size) if loss.size > 1 else 0.0
+        if float(loss.sum()) <= spread or k == best:
             return Choice(trials[k], tuple(trials))
     return Choice(trials[best], tuple(trials))
 
 
-def _sigmas(gains: Array) -> float:
-    """Give the sum over its standard error; 0 where there are too few units to know."""
-    if gains.size < _LEAST_UNITS or not gains.any():
-        return 0.0
+def _explained(errors: list[Array], counted: Mask) -> Mask:
+    """Mark the positions that at least one candidate brings near the reference."""
+    least = np.minimum.reduce([np.abs(error) for error in errors])
+    good = np.zeros(counted.shape, dtype=bool)
+    for channel in range(counted.shape[1]):
+        values = least[:, channel][counted[:, channel]]
+        if values.size:
+            # 6 sigmas by the median: no residual of the majority is that large.
+            limit = 6 * 1.4826 * float(np.median(values))
+            good[:, channel] = least[:, channel] <= limit
+    return good
+
+
+def _sigmas(before: Array, after: Array) -> tuple[float, float]:
+    """Give how sure an improvement is, and on how many units' error it rests.
+
+    The paired difference over its standard error is not fair to a correction that takes away
+    everything: the error itself differs from unit to unit, so that few units never get far. The
+    likelihood ratio of two normal models with one value per unit, sqrt(units * log(before /
+    after)), is; units are counted as far as they carry the error.
+    """
+    gains = before - after
+    power = float(np.square(before).sum())
+    n_units = float(before.sum()) ** 2 / power if power > 0 else 0.0
+    if gains.size < _LEAST_UNITS or n_units < _LEAST_UNITS or gains.sum() <= 0:
+        return 0.0, n_units
     error = float(gains.std(ddof=1)) * math.sqrt(gains.size)
-    return float(gains.sum()) / error if error > 0 else math.inf
+    paired = float(gains.sum()) / error if error > 0 else math.inf
+    left = float(after.sum())
+    ratio = math.sqrt(n_units * math.log(float(before.sum()) / left)) if left > 0 else math.inf
+    return max(paired, ratio), n_units

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["standardised"]
+__all__ = ["clipped", "standardised"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -29,3 +29,22 @@ def standardised(array: Array, valid: Mask | None) -> tuple[Array, Array]:
     spread = np.where(is_flat | (spread == 0), 1.0, spread)
     centred *= np.where(is_flat, 0.0, 1.0 / spread).reshape(column)
     return centred, spread
+
+
+def clipped(array: Array, valid: Mask | None) -> Array:
+    """Give an array whose gross outliers are drawn in to five robust sigmas of their channel.
+
+    Channels of which more than half is one value are left as they are: nothing tells what is
+    gross there.
+    """
+    result = array.copy()
+    for channel in range(array.shape[1]):
+        values = array[:, channel]
+        good = np.isfinite(values) if valid is None else valid[:, channel] & np.isfinite(values)
+        if not good.any():
+            continue
+        middle = float(np.median(values[good]))
+        sigma = 1.4826 * float(np.median(np.abs(values[good] - middle)))
+        if sigma > 0:
+            result[:, channel] = np.clip(values, middle - 5 * sigma, middle + 5 * sigma)
+    return result

@@ -32,7 +32,8 @@ _RELATED = 0.1
 # Neighbouring residuals correlate less than this in white noise (and in rounding).
 _WHITE = 0.2
 # Fewer fitted values per channel than this decide nothing.
-_LEAST_VALUES = 8
+_LEAST_VALUES = 32
+_LEAST_UNITS = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -45,8 +46,8 @@ class Judgement:
     candidate : Candidate
         Identity where nothing is to be corrected.
     level_before, level_after : float
-        Held-out residual of the worst channel, before and after the chosen candidate, in units
-        of what a faithful fp16 network leaves; up to 1 is rounding.
+        Held-out residual before and after the chosen candidate, in units of what a faithful fp16
+        network leaves (all channels together, or half of the worst one's); up to 1 is rounding.
     findings : dict
         What the tests for structure found, JSON-ready.
     """
@@ -92,15 +93,21 @@ def judge(
     identity = choice.trials[0].candidate
     before = _level(reference, observed, identity, split, level)
     after = _level(reference, observed, chosen.candidate, split, level)
-    lost = _n_lost(reference, observed, chosen.candidate, split)
+    lost = _n_lost(reference, observed, chosen.candidate)
     findings: dict[str, object] = {}
 
     def verdict(name: str, family: str, reason: str, *, keep: bool = False) -> Judgement:
         candidate = chosen.candidate if keep else identity
         return Judgement(name, family, reason, candidate, before, after, findings)
 
-    usable_reference = np.where(np.isfinite(reference), reference, np.nan)
-    spread = _spread(usable_reference)
+    for role, array in (("reference", reference), ("observed", observed)):
+        if not np.isfinite(array).any():
+            return verdict(
+                "not-identifiable" if role == "reference" else "not-correctable",
+                "non-finite",
+                f"no value of the {role} output is finite, so that nothing can be compared",
+            )
+    spread = _spread(reference)
     if not (spread > 3 * level.single).any():
         return verdict(
             "not-identifiable",
@@ -114,13 +121,16 @@ def judge(
         return verdict(
             "identical",
             "rounding",
-            f"the worst channel differs by {before:.2g} times what a faithful fp16 network may "
-            "leave, and no shift, gain or bias takes away a material part of it",
+            f"the difference is {before:.2g} times what a faithful fp16 network may leave, and "
+            "no shift, gain or bias takes away a material part of it",
         )
     share_clipped = float(validity.saturated.sum() + validity.nonfinite_observed.sum())
     share_clipped /= observed.size
     findings["clipped_share"] = share_clipped
-    if not (_spread(np.where(np.isfinite(observed), observed, np.nan)) > 0).any():
+    is_flat = _spread(observed) == 0
+    dead = np.flatnonzero(is_flat & (spread > 3 * level.single)).tolist()
+    findings["dead_channels"] = dead
+    if is_flat.all():
         return verdict(
             "not-correctable",
             "constant",
@@ -173,10 +183,11 @@ def judge(
         if registration.ambiguous and any(registration.whole_shift) and is_corrected:
             return _periodic(verdict, registration, chosen)
     if is_corrected:
+        family, more = _family(chosen.candidate), ""
         if share_clipped > 0.001:
             family, more = "saturation", f"; {share_clipped:.2%} of the values are clipped"
-        else:
-            family, more = _family(chosen.candidate), ""
+        if dead:
+            more += f"; channels {dead} are constant in the observed output: their content is lost"
         return verdict("partly-correctable", family, _helps(chosen, after) + more, keep=True)
     if share_clipped > 0.001:
         return verdict(
@@ -185,12 +196,21 @@ def judge(
             f"{share_clipped:.2%} of the observed values are not finite or stand at a limit "
             f"({_limits_text(validity)}) where the reference goes on",
         )
-    if int(np.isfinite(reference).sum()) < _LEAST_VALUES * reference.shape[1]:
+    if reference.size < _LEAST_VALUES * reference.shape[1]:
         return verdict(
             "not-identifiable",
             "too-few-data",
             f"{reference.size} values in {reference.shape[1]} channels decide nothing; give more "
             "samples",
+        )
+    unproven = [t for t in choice.trials[1:] if t.share > 0.5 and not t.is_admissible]
+    if unproven and unproven[0].n_units < _LEAST_UNITS:
+        return verdict(
+            "not-identifiable",
+            "too-few-data",
+            f"a {unproven[0].candidate.model} correction would take away {unproven[0].share:.0%} of "
+            f"the squared error, but {unproven[0].n_units:.0f} independent held-out values do not "
+            "prove it; give more samples",
         )
     related = _related(reference, observed, split, registration)
     findings["related_share"] = related
@@ -208,14 +228,14 @@ def judge(
         return verdict(
             "not-correctable",
             "noise",
-            f"the residual is noise, {before:.3g} times what a faithful fp16 network may leave in "
-            f"the worst channel, and neighbours in it are unrelated{tried}",
+            f"the residual is noise, {before:.3g} times what a faithful fp16 network may leave, "
+            f"and neighbours in it are unrelated{tried}",
         )
     return verdict(
         "not-correctable",
         "unstructured",
-        f"the residual is {before:.3g} times what a faithful fp16 network may leave in the worst "
-        f"channel, and no shift, gain or bias helps beyond doubt{tried}",
+        f"the residual is {before:.3g} times what a faithful fp16 network may leave, and "
+        f"no shift, gain or bias helps beyond doubt{tried}",
     )
 
 
@@ -239,7 +259,7 @@ def _helps(chosen: Trial, after: float) -> str:
     left = (
         "leaves no more than fp16 rounding"
         if after <= 1
-        else f"leaves {after:.3g} times what a faithful fp16 network may in the worst channel"
+        else f"leaves {after:.3g} times what a faithful fp16 network may "
     )
     return (
         f"{' with '.join(parts)} takes away {chosen.share:.2%} of the squared error on held-out "
@@ -287,14 +307,15 @@ def _held_residual(
 
 
 def _rms_level(residual: Array, level: RoundingLevel) -> float:
-    """Give the residual of the worst channel in units of the tolerance."""
+    """Give the residual in units of the tolerance: of all, or half of the worst channel's."""
     finite = np.isfinite(residual)
     axes = (0, *range(2, residual.ndim))
     squares = np.square(np.where(finite, residual, 0.0)).sum(axis=axes)
     rms = np.sqrt(squares / np.maximum(finite.sum(axis=axes), 1))
     # An output that is zero throughout has no rounding: any difference is beyond it.
     tolerance = np.where(level.tolerance > 0, level.tolerance, np.finfo(np.float64).tiny)
-    return float((rms / tolerance).max())
+    relative = rms / tolerance
+    return float(max(np.sqrt(np.mean(relative**2)), relative.max() / 2))
 
 
 def _level(
@@ -303,9 +324,12 @@ def _level(
     return _rms_level(_held_residual(reference, observed, candidate, split)[0], level)
 
 
-def _n_lost(reference: Array, observed: Array, candidate: Candidate, split: Split) -> int:
-    """Count values that the corrected output does not have where the reference is finite."""
-    residual, ref = _held_residual(reference, observed, candidate, split)
+def _n_lost(reference: Array, observed: Array, candidate: Candidate) -> int:
+    """Count values, over all samples, that are not finite where the reference is."""
+    window = inside(candidate.margins, reference.shape[2:])
+    with np.errstate(invalid="ignore"):
+        residual = reference[window] - candidate.apply(observed)[window]
+    ref = reference[window]
     return int((np.isfinite(ref) & ~np.isfinite(residual)).sum())
 
 
