@@ -5,13 +5,21 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from convcal.coreml._coremltools import load_message_types
 from convcal.errors import InputError, UnsupportedModelError
 from convcal.model_description import Feature, ModelDescription
 
 if TYPE_CHECKING:
     from convcal.coreml.package import Package
 
-__all__ = ["UNKNOWN_LENGTH", "default_function", "describe", "function_description", "tensor_shape"]
+__all__ = [
+    "UNKNOWN_LENGTH",
+    "default_function",
+    "describe",
+    "function_description",
+    "tensor_dtype",
+    "tensor_shape",
+]
 
 UNKNOWN_LENGTH = -1
 """Stands in a shape for a length that the package leaves open."""
@@ -176,3 +184,11 @@ def tensor_shape(value_type: Any) -> tuple[int, ...]:
         dimension.constant.size if dimension.HasField("constant") else UNKNOWN_LENGTH
         for dimension in value_type.tensorType.dimensions
     )
+
+
+def tensor_dtype(value_type: Any) -> str:
+    """Give the element type of a ``MIL_pb2.ValueType`` in lower case; a number if it is unknown."""
+    _, mil = load_message_types()
+    number = value_type.tensorType.dataType
+    entry = mil.DataType.DESCRIPTOR.values_by_number.get(number)
+    return str(number) if entry is None else str(entry.name).lower()

@@ -17,7 +17,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from convcal.coreml._coremltools import load_message_types, parse_model
+from convcal.coreml._coremltools import parse_model
+from convcal.coreml.describe import tensor_dtype
 from convcal.coreml.weights import WeightFile, blob_values, check_blob
 from convcal.errors import InputError, UnsupportedModelError
 from convcal.files import staged
@@ -50,7 +51,7 @@ class Package:
     model_path : pathlib.Path
         The model file inside the folder.
     weights_dir : pathlib.Path
-        The folder of weight files; it need not exist where the program has no weights.
+        The folder of the weight file; it need not exist where the program has no weights.
     weights_path : pathlib.Path or None
         The weight file that the program refers to; None if it refers to none.
     """
@@ -195,21 +196,20 @@ def read_package(path: str | os.PathLike[str]) -> Package:
 def _read_package(folder: Path) -> Package:
     _check_is_package(folder)
     _check_content(folder)
-    items = _read_manifest(folder)
-    model_path = items["model"]
+    model_path = _read_manifest(folder)
     spec = _read_spec(model_path)
     kind = spec.WhichOneof("Type")
     if kind != "mlProgram":
         raise _wrong_kind(f"the package '{folder}'", kind)
     _check_program(folder, spec)
-    package = Package(
+    weights_path = _check_weights(folder, model_path, spec)
+    return Package(
         path=folder,
         spec=spec,
         model_path=model_path,
-        weights_dir=items.get("weights", model_path.parent / "weights"),
-        weights_path=None,
+        weights_dir=model_path.parent / "weights" if weights_path is None else weights_path.parent,
+        weights_path=weights_path,
     )
-    return replace(package, weights_path=_check_weights(package))
 
 
 def _check_is_package(folder: Path) -> None:
@@ -281,8 +281,8 @@ def _read_bytes(path: Path, what: str, *, limit: int) -> bytes:
     return path.read_bytes()
 
 
-def _read_manifest(folder: Path) -> dict[str, Path]:
-    """Give the paths of the model file (``"model"``) and, if listed, of the ``"weights"``."""
+def _read_manifest(folder: Path) -> Path:
+    """Check the manifest and all that it lists, and give the path of the model file."""
     data = _read_bytes(folder / _MANIFEST, "the manifest", limit=_LARGEST_MANIFEST)
     try:
         manifest = json.loads(data)
@@ -306,11 +306,7 @@ def _read_manifest(folder: Path) -> dict[str, Path]:
         )
     if not paths[root].is_file():
         raise _bad_manifest(folder, f"names '{entries[root]['path']}' as its model, not a file")
-    items = {"model": paths[root]}
-    for identifier, item in entries.items():
-        if item.get("name") == "weights" and identifier != root:
-            items["weights"] = paths[identifier]
-    return items
+    return paths[root]
 
 
 def _item_path(folder: Path, identifier: str, item: object) -> Path:
@@ -320,7 +316,7 @@ def _item_path(folder: Path, identifier: str, item: object) -> Path:
         raise _bad_manifest(folder, f"gives no usable path for its item {identifier!r}")
     data = folder / "Data"
     path = data / relative
-    if ".." in Path(relative).parts or not path.resolve().is_relative_to(data.resolve()):
+    if not path.resolve().is_relative_to(data.resolve()):
         raise _bad_manifest(
             folder, f"lists the item '{relative}', which points outside the package"
         )
@@ -366,35 +362,31 @@ def _check_program(folder: Path, spec: Any) -> None:
             )
 
 
-def _check_weights(package: Package) -> Path | None:
+def _check_weights(folder: Path, model_path: Path, spec: Any) -> Path | None:
     """Check every reference into a weight file, and give the file; None without references."""
-    _, mil = load_message_types()
     files: dict[str, WeightFile] = {}
-    for where, value in blob_values(package.spec.mlProgram):
+    for where, value in blob_values(spec.mlProgram):
         name = value.blobFileValue.fileName
         if name not in files:
-            files[name] = WeightFile(_weight_path(package, name, where=where))
-        dtype = mil.DataType.Name(value.type.tensorType.dataType).lower()
-        check_blob(files[name], where, value, dtype=dtype)
+            files[name] = WeightFile(_weight_path(folder, model_path, name, where=where))
+        check_blob(files[name], where, value, dtype=tensor_dtype(value.type))
     if len(files) > 1:
         raise UnsupportedModelError(
-            f"the program of '{package.path}' has its weights in several files ({sorted(files)}), "
+            f"the program of '{folder}' has its weights in several files ({sorted(files)}), "
             "and convcal handles one; convert the model again with coremltools"
         )
     return Path(next(iter(files.values())).path) if files else None
 
 
-def _weight_path(package: Package, name: str, *, where: str) -> Path:
-    relative = Path(name.removeprefix(_MODEL_PATH))
-    path = package.model_path.parent / relative
+def _weight_path(folder: Path, model_path: Path, name: str, *, where: str) -> Path:
+    path = model_path.parent / name.removeprefix(_MODEL_PATH)
     if (
         not name.startswith(_MODEL_PATH)
-        or "\0" in name
-        or ".." in relative.parts
-        or not path.resolve().is_relative_to(package.path.resolve())
+        or not name.isprintable()
+        or not path.resolve().is_relative_to(folder.resolve())
     ):
         raise InputError(
-            f"{where} in '{package.path}' has its weights in '{name}', which points outside the "
+            f"{where} in '{folder}' has its weights in '{name}', which points outside the "
             f"package; {_REMEDY}"
         )
     return path

@@ -32,7 +32,12 @@ from typing import TYPE_CHECKING, Any, get_args
 import numpy as np
 
 from convcal.coreml._coremltools import load_message_types
-from convcal.coreml.describe import UNKNOWN_LENGTH, function_description, tensor_shape
+from convcal.coreml.describe import (
+    UNKNOWN_LENGTH,
+    function_description,
+    tensor_dtype,
+    tensor_shape,
+)
 from convcal.coreml.operations import OperationList, Tensor, unique_name
 from convcal.correction import AxisFilter, Correction, Precision
 from convcal.errors import InputError, UnsupportedModelError
@@ -106,14 +111,13 @@ def append_corrections(
             where = _where(package, output, function_name)
             _check_feature(feature, where)
             for block in function.block_specializations.values():
-                old_type = _output_type(function, block, output, where=where)
-                source = _tensor(old_type, uncorrected[output], where=where)
+                made = _output_type(function, block, output, where=where)
+                source = _tensor(made, uncorrected[output], where=where)
                 fitting = _fitted(correction, source, where=where)
                 operations = OperationList(f"{output}__correction", taken)
                 _build(operations, source, fitting, precision=precision)
                 _rename_uses(block, output, uncorrected[output], where=where)
                 operations.messages[-1].outputs[0].name = output
-                operations.messages[-1].outputs[0].type.CopyFrom(old_type)
                 block.operations.extend(operations.messages)
     record = {**patched_outputs(package), **uncorrected}
     user_defined = spec.description.metadata.userDefined
@@ -198,7 +202,7 @@ def _flexible(where: str) -> UnsupportedModelError:
 
 
 def _output_type(function: Any, block: Any, output: str, *, where: str) -> Any:
-    """Give a copy of the type of the tensor that an output is."""
+    """Give the type of the tensor that an output is."""
     if output not in block.outputs:
         raise InputError(
             f"{where} is described, but the program does not return it (it returns "
@@ -207,9 +211,7 @@ def _output_type(function: Any, block: Any, output: str, *, where: str) -> Any:
     for operation in block.operations:
         for value in operation.outputs:
             if value.name == output:
-                copied = type(value.type)()
-                copied.CopyFrom(value.type)
-                return copied
+                return value.type
     if any(value.name == output for value in function.inputs):
         raise UnsupportedModelError(
             f"{where} is an input passed through under its own name, which cannot be corrected "
@@ -220,8 +222,7 @@ def _output_type(function: Any, block: Any, output: str, *, where: str) -> Any:
 
 def _tensor(value_type: Any, name: str, *, where: str) -> Tensor:
     """Give the tensor that an output is, under its new name."""
-    _, mil = load_message_types()
-    dtype = mil.DataType.Name(value_type.tensorType.dataType).lower()
+    dtype = tensor_dtype(value_type)
     shape = tensor_shape(value_type)
     if UNKNOWN_LENGTH in shape:
         raise _flexible(where)

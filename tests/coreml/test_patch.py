@@ -205,6 +205,7 @@ def test_another_output_keeps_every_byte(tmp_path):
     assert changed == ["second"]
     assert without_correction(patched.spec, ["second"]) == package.spec
     both = append_corrections(package, {"first": SHIFT, "second": SHIFT})
+    assert patched_outputs(append_corrections(patched, {"first": SHIFT})) == patched_outputs(both)
     assert without_correction(both.spec, ["first", "second"]) == package.spec
     read_with_coremltools(both)
 
@@ -230,7 +231,7 @@ def test_tensors_used_inside_a_branch_are_followed(tmp_path):
         second = mb.cond(
             pred=condition,
             _true_fn=lambda: mb.sigmoid(x=first),
-            _false_fn=lambda: mb.identity(x=first),
+            _false_fn=lambda: first,
             name="second",
         )
         return first, second
@@ -260,6 +261,7 @@ def test_names_in_use_are_avoided(tmp_path):
     def body(mb, x):
         y = weighted(mb, x, name="out__uncorrected")
         z = mb.relu(x=y, name="out__correction_pad")
+        z = mb.exp(x=z, name="out__correction_mul_y")
         return mb.sigmoid(x=z, name="out")
 
     package = read_package(save_package(tmp_path / "m.mlpackage", body, shape=(1, 3, 8, 9)))
@@ -268,6 +270,7 @@ def test_names_in_use_are_avoided(tmp_path):
     (new,) = bodies(patched.spec)
     names = [value.name for operation in new.operations for value in operation.outputs]
     assert len(set(names)) == len(names)
+    assert "out__correction_mul_y_1" in names
     read_with_coremltools(patched)
 
 
@@ -415,6 +418,14 @@ def test_an_output_that_the_program_does_not_make_is_refused(model_path):
     package.spec.description.output[0].name = "elsewhere"
     with pytest.raises(InputError, match=r"'elsewhere' .* is made by no operation"):
         append_corrections(package, {"elsewhere": SHIFT})
+
+
+def test_an_element_type_of_tomorrow_is_refused_by_name(model_path):
+    package = read_package(model_path)
+    (body,) = bodies(package.spec)
+    body.operations[-1].outputs[0].type.tensorType.dataType = 999
+    with pytest.raises(UnsupportedModelError, match=r"'out' .* dtype 999"):
+        append_corrections(package, {"out": SHIFT})
 
 
 def test_a_classifier_table_is_refused_by_name(model_path):
