@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import os
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -29,6 +30,7 @@ __all__ = [
     "add_runtime",
     "at_least",
     "between",
+    "check_data",
     "plain_help",
     "read_axes",
     "source",
@@ -135,6 +137,7 @@ def add_emulate(parser: Parser, *, model: str) -> None:
     """Add ``--emulate``."""
     parser.add_argument(
         "--emulate",
+        type=_fault,
         action="append",
         default=[],
         metavar="FAULT",
@@ -142,6 +145,33 @@ def add_emulate(parser: Parser, *, model: str) -> None:
         "crop-origin:variant=zero or channel-affine:gain=1.02,bias=0.01,seed=0; may be "
         "repeated, is labelled in every product",
     )
+
+
+def _fault(text: str) -> str:
+    """Refuse a fault that does not exist before any model is opened."""
+    from convcal.faults import parse_fault
+
+    try:
+        parse_fault(text)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(str(error)) from None
+    return text
+
+
+def check_data(path: str) -> None:
+    """Refuse data that are not there before any model is opened, which may take minutes.
+
+    Raises
+    ------
+    InputError
+        If there is neither such a file or folder, nor such a Python file.
+    """
+    file, _, function = path.rpartition(":")
+    if not os.path.lexists(path) and not (function and os.path.lexists(file)):
+        raise InputError(
+            f"there is no calibration data at '{path}'; give a file or folder that exists, or "
+            "module.py:function"
+        )
 
 
 def add_axes(parser: argparse._ActionsContainer) -> None:
@@ -179,6 +209,8 @@ def source(arguments: argparse.Namespace, *, models: tuple[str, str]) -> str:
     ------
     UsageError
         If something is missing, or both are given.
+    InputError
+        If the data are not there.
     """
     first, second = (name.upper() for name in models)
     given = [name.upper() for name in models if getattr(arguments, name) is not None]
@@ -192,6 +224,7 @@ def source(arguments: argparse.Namespace, *, models: tuple[str, str]) -> str:
         raise UsageError(
             f"{', '.join(missing)} missing; give {first} {second} --data PATH, or --captures PATH"
         )
+    check_data(arguments.data)
     return "models"
 
 

@@ -53,7 +53,8 @@ def write_result(parts: Sequence[RenderableType]) -> None:
         for part in parts:
             # Text that goes to a file or another program keeps its lines whole, and commands
             # and paths always do: they are there to be copied.
-            console.print(part, soft_wrap=isinstance(part, str) or not is_shown)
+            text = plain(part) if isinstance(part, str) else part
+            console.print(text, soft_wrap=isinstance(part, str) or not is_shown)
         if isinstance(target, io.StringIO):
             stream.writelines(f"{line.rstrip()}\n" for line in target.getvalue().splitlines())
 
@@ -113,8 +114,8 @@ def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
         TimeRemainingColumn(),
     )
     with Progress(*columns, console=Console(stderr=True), transient=True) as bar:
-        task = bar.add_task(label, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+        task = bar.add_task(f"{label}: opening", total=None)
+        yield lambda done, total: bar.update(task, completed=done, total=total, description=label)
 
 
 def _lines(label: str) -> Callable[[int, int], None]:

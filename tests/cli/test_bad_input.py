@@ -201,13 +201,13 @@ def test_a_folder_that_is_no_capture(refused, folder):
 # Calibration files
 
 
-def test_a_truncated_calibration(refused, folder, calibration, pair):
+def test_a_truncated_calibration(refused, folder, calibration, pair, data):
     calibration.write_text(calibration.read_text()[:-40])
     names = ["net.calibration.json", "JSON"]
     np.savez("outputs.npz", y=displaced()[1][0])
     refused("apply", calibration, "outputs.npz", "-o", "corrected.npz", names=names)
     refused("export", calibration, "--to", "python", "-o", "net.py", names=names)
-    refused("check", *pair, "--data", "x", "--calibration", calibration, names=names)
+    refused("check", *pair, "--data", data, "--calibration", calibration, names=names)
 
 
 def test_a_calibration_of_a_newer_version(refused, calibration):

@@ -100,7 +100,7 @@ def test_warnings_of_ours_are_told_and_listed_and_others_are_not(convcal, pair, 
         (("capture", "m", "--import", "o", "--role", "observed", "-o", "c"), "MODEL"),
         (("capture", "m", "--data", "d", "--role", "best", "-o", "c"), "best"),
         (
-            ("capture", "m", "--data", "d", "--role", "reference", "--emulate", "x", "-o", "c"),
+            ("capture", "m", "--data", "d", "--role", "reference", "--emulate", "noise", "-o", "c"),
             "never on the reference",
         ),
         (("export", "c", "--to", "coreml", "-o", "n"), "--model"),
