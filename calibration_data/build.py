@@ -125,19 +125,25 @@ PROGRAMS: dict[str, tuple[Callable[[Weights], Any], str]] = {
 
 
 def _normalise_manifest(package: Path) -> None:
+    """Give the items fixed identifiers, and leave out a folder for weights that has none.
+
+    Tiny weights are stored in the program itself, and git keeps no empty folder: a manifest that
+    names one makes the package unreadable in a clone.
+    """
     path = package / "Manifest.json"
     manifest = json.loads(path.read_text())
-    identifiers = {
-        old: str(uuid.uuid5(uuid.NAMESPACE_URL, f"convcal:{entry['path']}")).upper()
-        for old, entry in manifest["itemInfoEntries"].items()
-    }
-    manifest["itemInfoEntries"] = {
-        identifiers[old]: entry
-        for old, entry in sorted(
-            manifest["itemInfoEntries"].items(), key=lambda item: item[1]["path"]
-        )
-    }
-    manifest["rootModelIdentifier"] = identifiers[manifest["rootModelIdentifier"]]
+    root = manifest["itemInfoEntries"][manifest["rootModelIdentifier"]]["path"]
+    entries = {}
+    for entry in sorted(manifest["itemInfoEntries"].values(), key=lambda entry: entry["path"]):
+        item = package / "Data" / entry["path"]
+        if item.is_dir() and not any(item.iterdir()):
+            item.rmdir()
+            continue
+        identifier = str(uuid.uuid5(uuid.NAMESPACE_URL, f"convcal:{entry['path']}")).upper()
+        entries[identifier] = entry
+        if entry["path"] == root:
+            manifest["rootModelIdentifier"] = identifier
+    manifest["itemInfoEntries"] = entries
     path.write_text(json.dumps(manifest, indent=4, sort_keys=True) + "\n")
 
 

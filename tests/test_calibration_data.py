@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib
+import json
 import re
 import subprocess
 import sys
@@ -206,6 +207,16 @@ def test_transposed_convolution_of_the_package(read_spec, coremltools, name, pre
         assert feature.type.multiArrayType.dataType == array_type.FLOAT32
     assert spec.description.metadata.author == "convcal"
     assert spec.description.metadata.license == "BSD-3-Clause"
+
+
+@pytest.mark.parametrize("precision", PRECISIONS)
+@pytest.mark.parametrize("name", NAMES)
+def test_manifest_names_only_what_git_keeps(name, precision):
+    package = MODELS / name / f"{precision}.mlpackage"
+    manifest = json.loads((package / "Manifest.json").read_text(encoding="utf-8"))
+    for entry in manifest["itemInfoEntries"].values():
+        item = package / "Data" / entry["path"]
+        assert item.is_file() or any(item.iterdir()), item
 
 
 @pytest.mark.parametrize("precision", PRECISIONS)
