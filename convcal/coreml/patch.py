@@ -249,11 +249,8 @@ def _fitted(correction: Correction, tensor: Tensor, *, where: str) -> Correction
         raise _misfit(where, tensor, correction)
     n_channels = 1 if channels is None else tensor.shape[channels]
     spatial_shape = tuple(tensor.shape[axis] for axis in axes)
-    if (
-        spatial_shape != tuple(correction.spatial_shape)
-        or n_channels != correction.n_channels
-        or tensor.dtype != correction.dtype
-    ):
+    # The dtype may differ: an app records float16 outputs as float32.
+    if spatial_shape != tuple(correction.spatial_shape) or n_channels != correction.n_channels:
         raise _misfit(where, tensor, correction)
     for axis, axis_filter in zip(axes, correction.filters, strict=True):
         if max(axis_filter.margins) >= tensor.shape[axis]:
@@ -267,10 +264,10 @@ def _fitted(correction: Correction, tensor: Tensor, *, where: str) -> Correction
 
 def _misfit(where: str, tensor: Tensor, correction: Correction) -> InputError:
     return InputError(
-        f"{where} has shape {tensor.shape} and dtype {tensor.dtype}, and the correction was fitted "
-        f"on {correction.dtype} with spatial axes of {tuple(correction.spatial_shape)} and "
-        f"{correction.n_channels} channels (batch axis {correction.batch_axis}, channel axis "
-        f"{correction.channel_axis}); use the package that was observed in the calibration"
+        f"{where} has shape {tensor.shape}, and the correction was fitted with spatial axes of "
+        f"{tuple(correction.spatial_shape)} and {correction.n_channels} channels (batch axis "
+        f"{correction.batch_axis}, channel axis {correction.channel_axis}); use the package that "
+        "was observed in the calibration"
     )
 
 
