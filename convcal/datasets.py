@@ -240,9 +240,11 @@ def _noise(
 
 def _blurred(plane: NDArray[np.float64], *, blur: float) -> NDArray[np.float64]:
     transfer = np.exp(-2 * (np.pi * _frequency(plane.shape) * blur) ** 2)
-    return np.fft.ifftn(np.fft.fftn(plane) * transfer).real
+    blurred: NDArray[np.float64] = np.fft.ifftn(np.fft.fftn(plane) * transfer).real
+    return blurred
 
 
 def _standard(plane: NDArray[np.float64]) -> NDArray[np.float64]:
     spread = plane.std()
-    return (plane - plane.mean()) / (spread if spread > 0 else 1.0)
+    standard: NDArray[np.float64] = (plane - plane.mean()) / (spread if spread > 0 else 1.0)
+    return standard

@@ -116,7 +116,7 @@ class WeightFile:
                 f"the weight file '{path}' is corrupt: it has {self._bytes.size} bytes, less than "
                 f"its {_ALIGNMENT}-byte header; {_COPY_AGAIN}"
             )
-        self.count, version = _HEADER.unpack_from(self._bytes, 0)
+        self.count, version = _HEADER.unpack(self._bytes[: _HEADER.size].tobytes())
         if version != _VERSION:
             raise InputError(
                 f"the weight file '{path}' states version {version} of its format, and version "
@@ -143,7 +143,8 @@ class WeightFile:
                 f"{where} has no blob at offset {offset}, where the program expects one (a "
                 f"multiple of {_ALIGNMENT} inside the file); {_COPY_AGAIN}"
             )
-        sentinel, number, n_bytes, start, padding = _RECORD.unpack_from(self._bytes, offset)
+        record = self._bytes[offset : offset + _RECORD.size].tobytes()
+        sentinel, number, n_bytes, start, padding = _RECORD.unpack(record)
         if sentinel != _SENTINEL:
             raise InputError(
                 f"{where} is corrupt: no blob begins at offset {offset}, where the program expects "
@@ -216,7 +217,7 @@ def _unpack(data: NDArray[np.uint8], blob: Blob) -> NDArray[Any]:
     bits = _BITS[blob.dtype]
     unpacked = np.unpackbits(data, bitorder="little")[: blob.n_elements * bits]
     weights = (1 << np.arange(bits)).astype(np.uint8)
-    values = (unpacked.reshape(-1, bits) * weights).sum(axis=1, dtype=np.uint8)
+    values: NDArray[np.uint8] = (unpacked.reshape(-1, bits) * weights).sum(axis=1, dtype=np.uint8)
     if blob.dtype == "int4":
         signed: NDArray[np.int8] = ((values ^ 8).astype(np.int8) - np.int8(8)).astype(np.int8)
         return signed
