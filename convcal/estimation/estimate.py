@@ -19,7 +19,7 @@ from convcal.estimation.rounding import RoundingLevel, rounding_level
 from convcal.estimation.selection import MODELS, Candidate, choose, inside, propose
 from convcal.estimation.splitting import Split, split_samples, unit_labels
 from convcal.estimation.standard import clipped, standardised
-from convcal.estimation.validity import Validity, find_valid
+from convcal.estimation.validity import Validity, find_valid, without_outliers
 from convcal.estimation.verdict import judge
 
 __all__ = ["Estimate", "estimate"]
@@ -158,6 +158,13 @@ def estimate(
         registration = _register_part(
             ref, obs, split=split, validity=validity, limits=limits, level=level, robust=robust
         )
+    if robust:
+        whole = registration.whole_shift if registration else ()
+        validity = without_outliers(validity, ref, obs, shift=whole, level=level)
+        if registration:
+            registration = _register_part(
+                ref, obs, split=split, validity=validity, limits=limits, level=level, robust=False
+            )
     train_valid = _both(validity.observed, split.train, None)
     if split.train_mask is not None:
         train_ref = np.where(split.train_mask, ref[split.train], np.nan)
@@ -181,7 +188,6 @@ def estimate(
         valid=_both(validity.observed, split.held, None),
         held=split.held_mask,
         labels=unit_labels(spatial, n_samples=len(split.held)),
-        robust=robust,
     )
     judgement = judge(
         ref,
@@ -196,7 +202,7 @@ def estimate(
     chosen = judgement.candidate
     mask = None if split.held_mask is None else np.broadcast_to(split.held_mask, held_ref.shape)
     corrected = chosen.apply(held_obs) if judgement.is_corrected else held_obs
-    whole, cut = _metrics(held_ref, held_obs, corrected, chosen=chosen, mask=mask, peak=peak)
+    full, cut = _metrics(held_ref, held_obs, corrected, chosen=chosen, mask=mask, peak=peak)
     return Estimate(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -219,12 +225,12 @@ def estimate(
         ),
         metrics_before=cut[0][0],
         metrics_after=cut[1][0],
-        metrics_before_full=whole[0][0],
-        metrics_after_full=whole[1][0],
+        metrics_before_full=full[0][0],
+        metrics_after_full=full[1][0],
         channel_metrics_before=cut[0][1],
         channel_metrics_after=cut[1][1],
-        channel_metrics_before_full=whole[0][1],
-        channel_metrics_after_full=whole[1][1],
+        channel_metrics_before_full=full[0][1],
+        channel_metrics_after_full=full[1][1],
     )
 
 

@@ -73,6 +73,7 @@ def gather_evidence(
             "is_constant": fit.is_constant,
             "n_fitted": fit.n_values,
             "n_saturated": validity.saturated,
+            "n_outliers": validity.outliers,
             "n_nonfinite_observed": validity.nonfinite_observed,
             "n_nonfinite_reference": validity.nonfinite_reference,
             "saturation_limits": [list(ends) for ends in validity.saturation_limits],

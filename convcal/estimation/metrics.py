@@ -66,8 +66,7 @@ def default_range(reference: NDArray[np.generic]) -> float:
         least finite value, 0 where there is none.
     """
     if reference.dtype.kind in "iu" and reference.dtype.itemsize <= 2:
-        info = np.iinfo(reference.dtype)
-        return float(info.max) - float(info.min)
+        return float(2 ** (8 * reference.dtype.itemsize) - 1)
     finite = reference[np.isfinite(reference)].astype(np.float64)
     return float(np.ptp(finite)) if finite.size else 0.0
 

@@ -10,7 +10,7 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-__all__ = ["ShiftScores", "score_shifts"]
+__all__ = ["ShiftScores", "local_minima", "overlap_slices", "score_shifts"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -48,6 +48,15 @@ class ShiftScores:
     def index(self, shift: tuple[int, ...]) -> tuple[int, ...]:
         """Give the index of a shift in `score`."""
         return tuple(s + m for s, m in zip(shift, self.limits, strict=True))
+
+    def channels(self, shift: tuple[int, ...]) -> tuple[Array, Array]:
+        """Give `unexplained` and `correlation` of each channel at a shift, both of shape (C,)."""
+        flat = int(np.ravel_multi_index(self.index(shift), self.score.shape))
+        n_channels = len(self.alive)
+        return (
+            self.unexplained.reshape(n_channels, -1)[:, flat],
+            self.correlation.reshape(n_channels, -1)[:, flat],
+        )
 
     def best(self, *, frozen_axes: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Give the best shift, 0 along `frozen_axes`; of equals, the smallest."""
@@ -151,7 +160,7 @@ def _crop(correlation: Array, limits: tuple[int, ...]) -> Array:
 
 
 def _moments_of_boxes(reference: Array, observed: Array, limits: tuple[int, ...]) -> list[Array]:
-    """Sums over the overlap where all values count: products by FFT, the rest by running sums."""
+    """Sum over the overlap where all values count: products by FFT, the rest by running sums."""
     n_samples, n_channels, *spatial = reference.shape
     padded = _padded_shape(tuple(spatial), limits)
     axes = tuple(range(1, len(spatial) + 1))
@@ -198,7 +207,7 @@ def _moments_of_masks(
     valid_observed: Mask,
     limits: tuple[int, ...],
 ) -> list[Array]:
-    """Sums over the overlap of two masks: six correlations per channel."""
+    """Sum over the overlap of two masks: six correlations per channel."""
     n_channels, spatial = reference.shape[1], reference.shape[2:]
     padded = _padded_shape(spatial, limits)
     axes = tuple(range(1, len(spatial) + 1))
@@ -228,3 +237,12 @@ def local_minima(score: Array) -> Mask:
         window = tuple(slice(s, s + size) for s, size in zip(step, score.shape, strict=True))
         lowest &= score <= padded[window]
     return lowest
+
+
+def overlap_slices(
+    shift: tuple[int, ...], spatial: tuple[int, ...]
+) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+    """Give the positions of reference and observed that a whole-pixel shift brings together."""
+    ref = tuple(slice(max(0, s), min(n, n + s)) for s, n in zip(shift, spatial, strict=True))
+    obs = tuple(slice(max(0, -s), min(n, n - s)) for s, n in zip(shift, spatial, strict=True))
+    return (slice(None), slice(None), *ref), (slice(None), slice(None), *obs)

@@ -288,13 +288,13 @@ def _solve(grams: Array, floor: Array) -> tuple[Array | None, Array, Array]:
     scale = np.sqrt(np.diag(precision))
     if not (scale > 0).all() or np.linalg.cond(precision / np.outer(scale, scale)) > 1e8:
         return None, np.zeros(n_axes), np.zeros((0, n_axes))
-    covariance: Array = np.linalg.inv(precision)
+    covariance = np.linalg.inv(precision)
     step: Array = covariance @ scores.sum(axis=0)
     ridge = 1e-9 * np.diag(np.diag(precision)) / len(grams)
     deviations: Array = np.linalg.solve(unit_precision + ridge, scores[:, :, None])[:, :, 0]
     centred = scores - unit_precision @ step
     # Sandwich over units; the model's own error where units are too few to tell.
-    naive = np.sqrt(np.diag(covariance))
+    naive: Array = np.sqrt(np.diag(covariance))
     n_units = int((np.trace(unit_precision, axis1=1, axis2=2) > 0).sum())
     if n_units < 4:
         return step, 2 * naive, deviations

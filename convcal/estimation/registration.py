@@ -9,7 +9,12 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from convcal.estimation.overlap import ShiftScores, local_minima, score_shifts
+from convcal.estimation.overlap import (
+    ShiftScores,
+    local_minima,
+    overlap_slices,
+    score_shifts,
+)
 from convcal.estimation.phase import correlate_phases
 from convcal.estimation.refinement import refine_shift
 
@@ -127,7 +132,12 @@ def register(
     )
     if valid_observed is not None or valid_reference is not None:
         reference, observed = _imputed(
-            reference, observed, best, scores, valid_reference, valid_observed
+            reference,
+            observed,
+            shift=best,
+            scores=scores,
+            valid_reference=valid_reference,
+            valid_observed=valid_observed,
         )
     refinement = refine_shift(
         reference,
@@ -147,7 +157,7 @@ def register(
     )
     shift = tuple(float(n) if w else s for s, n, w in zip(raw, nearest, whole, strict=True))
     deviations = refinement.unit_deviations
-    seen = scores.unexplained[(slice(None), *scores.index(best))][scores.alive]
+    seen = scores.channels(best)[0][scores.alive]
     return Registration(
         shift=tuple(s + 0.0 for s in shift),
         whole_shift=nearest if all(whole) else best,
@@ -168,15 +178,6 @@ def register(
     )
 
 
-def _overlap(
-    shift: tuple[int, ...], spatial: tuple[int, ...]
-) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-    """Give the positions of reference and observed that a whole-pixel shift brings together."""
-    ref = tuple(slice(max(0, s), min(n, n + s)) for s, n in zip(shift, spatial, strict=True))
-    obs = tuple(slice(max(0, -s), min(n, n - s)) for s, n in zip(shift, spatial, strict=True))
-    return (slice(None), slice(None), *ref), (slice(None), slice(None), *obs)
-
-
 def _identifiable(
     reference: Array, observed: Array, shift: tuple[int, ...], scores: ShiftScores, floor: Array
 ) -> tuple[bool, ...]:
@@ -186,16 +187,16 @@ def _identifiable(
     axis by itself: what counts is what remains of an axis once the others are free to move.
     """
     n_axes = len(shift)
-    here = (slice(None), *scores.index(shift))
-    alive = scores.alive & (scores.unexplained[here] < 0.98)
-    cut_ref, cut_obs = _overlap(shift, reference.shape[2:])
+    unexplained, correlation = scores.channels(shift)
+    alive = scores.alive & (unexplained < 0.98)
+    cut_ref, cut_obs = overlap_slices(shift, reference.shape[2:])
     ref, obs = reference[cut_ref], observed[cut_obs]
     possible = [a for a in range(n_axes) if scores.limits[a] > 0 and ref.shape[a + 2] >= 2]
     if not alive.any() or not possible:
         return (False,) * n_axes
-    weight = np.where(
-        alive, np.sign(scores.correlation[here]) / (scores.unexplained[here] + floor), 0.0
-    ).reshape(1, -1, *(1,) * n_axes)
+    weight = np.where(alive, np.sign(correlation) / (unexplained + floor), 0.0).reshape(
+        1, -1, *(1,) * n_axes
+    )
     slopes = []
     for axis in possible:
         pair = []
@@ -227,6 +228,7 @@ def _identifiable(
 def _imputed(
     reference: Array,
     observed: Array,
+    *,
     shift: tuple[int, ...],
     scores: ShiftScores,
     valid_reference: Mask | None,
@@ -236,9 +238,8 @@ def _imputed(
 
     Filters reach across them; zeros would put edges there.
     """
-    cut_ref, cut_obs = _overlap(shift, reference.shape[2:])
-    slope = scores.correlation[(slice(None), *scores.index(shift))]
-    slope = slope.reshape(1, -1, *(1,) * len(shift))
+    cut_ref, cut_obs = overlap_slices(shift, reference.shape[2:])
+    slope = scores.channels(shift)[1].reshape(1, -1, *(1,) * len(shift))
     ref, obs = reference.copy(), observed.copy()
     if valid_observed is not None:
         valid = np.broadcast_to(valid_observed, observed.shape)
@@ -263,7 +264,9 @@ def _ambiguous(
     excess = np.where(local_minima(score), score - score[index], np.inf)
     n = max(float(scores.n_values[scores.index(best)]), 1.0)
     # 12 / n: twice the log-likelihood ratio of one wrong in a million.
-    candidates = np.argwhere(excess <= max(_AS_GOOD, 12 / n))
+    # Where little is explained, a twentieth of the rest is much of it.
+    as_good = min(_AS_GOOD, 0.1 * abs(float(score[index])))
+    candidates = np.argwhere(excess <= max(as_good, 12 / n))
     centre = [0 if a in frozen else m for a, m in enumerate(scores.limits)]
     others = [
         tuple(int(v) for v in candidate - np.array(centre))

@@ -75,7 +75,8 @@ class Candidate:
         """Tell which channels it changes."""
         if any(self.shift):
             return np.ones(len(self.gain), dtype=bool)
-        return (self.gain != 1) | (self.bias != 0)
+        touched: Mask = (self.gain != 1) | (self.bias != 0)
+        return touched
 
 
 @dataclass(frozen=True, eq=False)
@@ -272,7 +273,6 @@ def choose(
     valid: Mask | None,
     held: Mask | None,
     labels: NDArray[np.int64],
-    robust: bool,
 ) -> Choice:
     """Choose the simplest candidate within one standard error of the best.
 
@@ -289,8 +289,6 @@ def choose(
         Positions that are held out; None for all.
     labels : ndarray of int64, shape (*spatial)
         Blocks that are compared in pairs, together with samples.
-    robust : bool
-        Leave out positions that no candidate explains.
 
     Returns
     -------
@@ -316,8 +314,6 @@ def choose(
             counted &= _valid_after(valid, candidate.shift, observed.shape)[window]
         with np.errstate(invalid="ignore"):
             errors.append(np.where(counted, ref - corrected, 0.0))
-    if robust:
-        counted &= _explained(errors, counted)
     part = np.ascontiguousarray(np.broadcast_to(labels, spatial)[window[2:]]).ravel()
     n_labels = int(labels.max()) + 1
     unit = (np.arange(n_samples)[:, None] * n_labels + part).ravel()
@@ -362,19 +358,6 @@ def choose(
         if float(loss.sum()) <= spread or k == best:
             return Choice(trials[k], tuple(trials))
     return Choice(trials[best], tuple(trials))
-
-
-def _explained(errors: list[Array], counted: Mask) -> Mask:
-    """Mark the positions that at least one candidate brings near the reference."""
-    least = np.minimum.reduce([np.abs(error) for error in errors])
-    good = np.zeros(counted.shape, dtype=bool)
-    for channel in range(counted.shape[1]):
-        values = least[:, channel][counted[:, channel]]
-        if values.size:
-            # 6 sigmas by the median: no residual of the majority is that large.
-            limit = 6 * 1.4826 * float(np.median(values))
-            good[:, channel] = least[:, channel] <= limit
-    return good
 
 
 def _sigmas(before: Array, after: Array) -> tuple[float, float]:

@@ -81,7 +81,7 @@ def split_samples(reference: Array, observed: Array, *, holdout: float) -> Split
 
 
 def unit_labels(spatial: tuple[int, ...], *, n_samples: int) -> NDArray[np.int64]:
-    """Number the blocks whose errors are compared pairwise, at least 16 with the samples' help.
+    """Label the blocks whose errors are compared in pairs, with the samples at least 16.
 
     Returns
     -------

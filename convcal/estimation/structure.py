@@ -57,9 +57,9 @@ def find_row_stride(reference: Array, observed: Array) -> int | None:
         The stride in values, where reading the reference so explains the observed output.
     """
     width = reference.shape[-1]
-    strides = {64 * math.ceil(width * itemsize / 64) // itemsize for itemsize in (1, 2, 4)} - {
-        width
-    }
+    strides: set[int] = {
+        64 * math.ceil(width * itemsize / 64) // itemsize for itemsize in (1, 2, 4)
+    } - {width}
     for stride in sorted(strides):
         for n_leading in (1, 2):  # one buffer per sample, or one per channel
             rows = reference.reshape(*reference.shape[:n_leading], -1, width)

@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Validity", "find_valid"]
+from convcal.estimation.affine import fit_affine
+from convcal.estimation.overlap import overlap_slices
+from convcal.estimation.rounding import RoundingLevel
+
+__all__ = ["Validity", "find_valid", "without_outliers"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -26,6 +30,8 @@ class Validity:
     reference, observed : ndarray of bool or None
         Shape (N, C, *spatial); None where every value is usable.
     nonfinite_reference, nonfinite_observed : ndarray of int64, shape (C,)
+    outliers : ndarray of int64, shape (C,)
+        Observed values that nothing explains, left out by a robust estimate.
     saturated : ndarray of int64, shape (C,)
         Observed values at a limit where the reference goes on.
     saturation_limits : tuple of tuple of float
@@ -36,6 +42,7 @@ class Validity:
     observed: Mask | None
     nonfinite_reference: NDArray[np.int64]
     nonfinite_observed: NDArray[np.int64]
+    outliers: NDArray[np.int64]
     saturated: NDArray[np.int64]
     saturation_limits: tuple[tuple[float, ...], ...]
 
@@ -74,8 +81,55 @@ def find_valid(reference: Array, observed: Array) -> Validity:
         observed=None if valid_observed.all() else valid_observed,
         nonfinite_reference=(~finite_reference).sum(axis=axes),
         nonfinite_observed=(~finite_observed).sum(axis=axes),
+        outliers=np.zeros(observed.shape[1], dtype=np.int64),
         saturated=saturated.sum(axis=axes),
         saturation_limits=tuple(limits),
+    )
+
+
+def without_outliers(
+    validity: Validity,
+    reference: Array,
+    observed: Array,
+    *,
+    shift: tuple[int, ...],
+    level: RoundingLevel,
+) -> Validity:
+    """Leave out the values that are grossly off after a robust fit at a whole-pixel shift.
+
+    Parameters
+    ----------
+    validity : Validity
+    reference, observed : ndarray of float64, shape (N, C, *spatial)
+    shift : tuple of int
+    level : RoundingLevel
+
+    Returns
+    -------
+    Validity
+        Values more than 6 robust sigmas from the line are left out.
+    """
+    cut_reference, cut_observed = overlap_slices(shift, reference.shape[2:])
+    ref, obs = reference[cut_reference], observed[cut_observed]
+    usable = np.isfinite(ref) & np.isfinite(obs)
+    if validity.observed is not None:
+        usable &= validity.observed[cut_observed]
+    fit = fit_affine(ref, obs, valid=usable, least_signal=3 * level.single, robust=True)
+    column = (1, -1) + (1,) * len(shift)
+    with np.errstate(invalid="ignore"):
+        error = np.abs(ref - obs * fit.gain.reshape(column) - fit.bias.reshape(column))
+    is_near = np.ones(observed.shape, dtype=bool)
+    for channel in range(observed.shape[1]):
+        values = error[:, channel][usable[:, channel]]
+        if values.size:
+            sigma = max(1.4826 * float(np.median(values)), float(level.single[channel]))
+            is_near[cut_observed][:, channel] = ~(error[:, channel] > 6 * sigma)
+    axes = (0, *range(2, observed.ndim))
+    valid = is_near if validity.observed is None else is_near & validity.observed
+    return replace(
+        validity,
+        observed=None if valid.all() else valid,
+        outliers=(~is_near).sum(axis=axes),
     )
 
 

@@ -208,9 +208,9 @@ def judge(
         return verdict(
             "not-identifiable",
             "too-few-data",
-            f"a {unproven[0].candidate.model} correction would take away {unproven[0].share:.0%} of "
-            f"the squared error, but {unproven[0].n_units:.0f} independent held-out values do not "
-            "prove it; give more samples",
+            f"a {unproven[0].candidate.model} correction would take away {unproven[0].share:.0%} "
+            f"of the squared error, but {unproven[0].n_units:.0f} independent held-out values do "
+            "not prove it; give more samples",
         )
     related = _related(reference, observed, split, registration)
     findings["related_share"] = related
@@ -259,7 +259,7 @@ def _helps(chosen: Trial, after: float) -> str:
     left = (
         "leaves no more than fp16 rounding"
         if after <= 1
-        else f"leaves {after:.3g} times what a faithful fp16 network may "
+        else f"leaves {after:.3g} times what a faithful fp16 network may"
     )
     return (
         f"{' with '.join(parts)} takes away {chosen.share:.2%} of the squared error on held-out "
@@ -272,9 +272,9 @@ def _periodic(verdict: _Verdict, registration: Registration, chosen: Trial) -> J
     return verdict(
         "not-identifiable",
         "periodic",
-        f"the content repeats: shifts {others} and {len(registration.ambiguous)} in all fit as well "
-        f"as {registration.whole_shift} (which takes away {chosen.share:.0%}); calibrate with data "
-        "that do not repeat",
+        f"the content repeats: shifts {others} and {len(registration.ambiguous)} in all fit as "
+        f"well as {registration.whole_shift} (which takes away {chosen.share:.0%}); calibrate with "
+        "data that do not repeat",
     )
 
 

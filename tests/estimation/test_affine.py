@@ -1,0 +1,110 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Gain and bias per channel."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from convcal.estimation.affine import fit_affine
+from convcal.estimation.validity import find_valid
+
+
+def pair(*, gain=1.7, bias=-0.4, offset=0.0, n=4000, seed=0):
+    rng = np.random.default_rng(seed)
+    observed = offset + rng.normal(size=(4, 2, n // 4))
+    return gain * observed + bias, observed
+
+
+@pytest.mark.parametrize("offset", [0.0, 1e4])
+@pytest.mark.parametrize("robust", [False, True])
+def test_a_clean_line_is_found_to_round_off(offset, robust):
+    reference, observed = pair(offset=offset)
+    fit = fit_affine(reference, observed, robust=robust)
+    # Values near 1e4 carry 1e-12 of round-off, against a spread of 1.
+    assert fit.gain == pytest.approx([1.7] * 2, abs=1e-12)
+    assert fit.bias == pytest.approx([-0.4] * 2, abs=1e-12 * max(1, offset))
+
+
+def test_standard_errors_are_those_of_repeated_draws():
+    fits = []
+    for seed in range(300):
+        reference, observed = pair(n=400, seed=seed)
+        reference += 0.1 * np.random.default_rng(1000 + seed).normal(size=reference.shape)
+        fits.append(fit_affine(reference, observed))
+    gains = np.array([f.gain[0] for f in fits])
+    biases = np.array([f.bias[0] for f in fits])
+    # 300 draws give a standard deviation within 12 % (three sigmas of 1 / sqrt(600)).
+    assert np.mean([f.gain_error[0] for f in fits]) == pytest.approx(gains.std(), rel=0.12)
+    assert np.mean([f.bias_error[0] for f in fits]) == pytest.approx(biases.std(), rel=0.12)
+
+
+def test_noise_in_the_observed_values_lies_between_the_two_regressions():
+    reference, observed = pair(gain=1.0, bias=0.0)
+    noisy = observed + 0.5 * np.random.default_rng(1).normal(size=observed.shape)
+    fit = fit_affine(reference, noisy)
+    # 1 / (1 + 0.25) = 0.8 for the one, 1 for the other; 4000 values leave 1 %.
+    assert fit.gain == pytest.approx([0.8] * 2, abs=0.04)
+    assert fit.inverse_gain == pytest.approx([1.0] * 2, abs=0.06)
+
+
+def test_missing_values_are_not_used():
+    reference, observed = pair()
+    reference[0, 0, 0], observed[1, 0, 3] = np.nan, np.inf
+    fit = fit_affine(reference, observed)
+    assert fit.gain == pytest.approx([1.7] * 2, abs=1e-12)
+    assert fit.n_values.tolist() == [3998, 4000]
+
+
+@pytest.mark.parametrize("value", [0.0, 5.0, 1e30])
+def test_a_constant_channel_keeps_gain_one_and_is_flagged(value):
+    reference, observed = pair()
+    observed[:, 1] = value
+    fit = fit_affine(reference, observed)
+    assert fit.is_constant.tolist() == [False, True]
+    assert (fit.gain[1], fit.bias[1]) == (1, 0)
+
+
+def test_a_channel_of_rounding_noise_counts_as_constant():
+    reference, observed = pair()
+    reference[:, 1] = 3 + 1e-4 * reference[:, 1]
+    assert fit_affine(reference, observed, least_signal=1e-3).is_constant.tolist() == [False, True]
+
+
+@pytest.mark.parametrize("garbage", ["one-sided", "two-sided", "constant"])
+def test_a_robust_fit_withstands_a_fifth_of_garbage(garbage):
+    reference, observed = pair(n=20000)
+    reference += 3e-4 * np.random.default_rng(2).normal(size=reference.shape)
+    rng = np.random.default_rng(1)
+    hit = rng.random(observed.shape) < 0.2
+    n_hit = int(hit.sum())
+    observed[hit] = {
+        "one-sided": 20 * rng.random(n_hit),
+        "two-sided": 30 * rng.normal(size=n_hit),
+        "constant": np.full(n_hit, 8.0),
+    }[garbage]
+    assert abs(fit_affine(reference, observed).gain[0] - 1.7) > 0.1
+    # Issue 3's bound.
+    assert fit_affine(reference, observed, robust=True).gain == pytest.approx([1.7] * 2, abs=1e-4)
+
+
+@pytest.mark.parametrize("share", [0.05, 0.2])
+def test_saturated_values_are_found_and_spoil_no_gain(share):
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(6, 1, 2000))
+    limit = float(np.quantile(reference, 1 - share))
+    observed = np.minimum(reference, limit) / 1.25
+    valid = find_valid(reference, observed)
+    # Two fp16 steps about the limit hold a few values more.
+    assert valid.saturated[0] == pytest.approx(share * 12000, abs=8)
+    assert valid.saturation_limits[0] == pytest.approx([limit / 1.25])
+    # Cutting at a limit of the observed values leaves the line as it is.
+    assert fit_affine(reference, observed, valid=valid.observed).gain[0] == pytest.approx(1.25)
+
+
+def test_zeros_behind_a_relu_and_the_ends_of_a_picture_are_not_saturation():
+    rng = np.random.default_rng(0)
+    relu = np.maximum(rng.normal(size=(4, 2, 500)), 0)
+    assert find_valid(relu, relu.astype(np.float16).astype(float)).saturated.tolist() == [0, 0]
+    picture = np.clip(np.rint(128 + 90 * rng.normal(size=(4, 1, 500))), 0, 255)
+    assert find_valid(picture, picture).saturated.tolist() == [0]
