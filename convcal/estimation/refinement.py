@@ -288,15 +288,16 @@ def _solve(grams: Array, floor: Array) -> tuple[Array | None, Array, Array]:
     scale = np.sqrt(np.diag(precision))
     if not (scale > 0).all() or np.linalg.cond(precision / np.outer(scale, scale)) > 1e8:
         return None, np.zeros(n_axes), np.zeros((0, n_axes))
-    covariance = np.linalg.inv(precision)
+    covariance: Array = np.linalg.inv(precision)
     step: Array = covariance @ scores.sum(axis=0)
     ridge = 1e-9 * np.diag(np.diag(precision)) / len(grams)
-    deviations: Array = np.linalg.solve(unit_precision + ridge, scores[:, :, None])[:, :, 0]
-    centred = scores - unit_precision @ step
+    solved = np.linalg.solve(unit_precision + ridge, scores[:, :, None])
+    deviations: Array = solved[:, :, 0].astype(np.float64)
+    centred: Array = scores - unit_precision @ step
     # Sandwich over units; the model's own error where units are too few to tell.
     naive: Array = np.sqrt(np.diag(covariance))
     n_units = int((np.trace(unit_precision, axis1=1, axis2=2) > 0).sum())
     if n_units < 4:
         return step, 2 * naive, deviations
-    spread = covariance @ (centred.T @ centred) @ covariance * n_units / (n_units - 1)
+    spread: Array = covariance @ (centred.T @ centred) @ covariance * n_units / (n_units - 1)
     return step, np.maximum(np.sqrt(np.diag(spread)), naive), deviations

@@ -164,7 +164,7 @@ def propose(
                 geometries.append(("subpixel-shift", fine))
     ones, nothing = np.ones(n_channels), np.zeros(n_channels)
     candidates: list[Candidate] = []
-    fit: AffineFit | None = None
+    fits: list[AffineFit] = []
     for name, shift in geometries:
         filters = tuple(
             axis_filter(s, n_taps=tap_count(size) or 2)
@@ -183,15 +183,14 @@ def propose(
             least_signal=3 * level.single,
             robust=robust,
         )
+        fits.append(fit)
         gain, bias = _material(fit, reference[window], moved, mask, level)
         if (gain != 1).any() or (bias != 0).any():
             label = f"{name}-affine" if name else "affine"
             candidates.append(Candidate(label, shift, filters, gain, bias))
-    if fit is None:  # pragma: no cover - the identity geometry is always tried
-        raise AssertionError
     if model != "auto":
         candidates = [c for c in candidates if c.model in {"identity", model}]
-    return candidates, fit
+    return candidates, fits[-1]
 
 
 def _material(
