@@ -106,8 +106,8 @@ def measure(
 
     Examples
     --------
-    >>> measure([3.0, 4.0], [3.0, 4.5], data_range=5).rmse
-    0.3535533905932738
+    >>> round(measure([3.0, 4.0], [3.0, 4.5], data_range=5).rmse, 6)
+    0.353553
     """
     ref, cand = np.asarray(reference), np.asarray(candidate)
     if ref.shape != cand.shape:
