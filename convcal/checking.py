@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -98,6 +97,7 @@ def check(
     *,
     thresholds: Thresholds = DEFAULT_THRESHOLDS,
     calibration: Calibration | None = None,
+    margins: Calibration | None = None,
 ) -> CheckResult:
     """Compare paired outputs with thresholds.
 
@@ -110,6 +110,9 @@ def check(
         What every output must reach; an SNR of 50 dB by default.
     calibration : Calibration, optional
         Applied to the candidate first; then only positions inside its margins count.
+    margins : Calibration, optional
+        Only positions inside its margins count, and nothing is applied: for a candidate that
+        has the correction built in.
 
     Returns
     -------
@@ -119,48 +122,51 @@ def check(
     Raises
     ------
     InputError
-        If the calibration has an output that the candidate lacks, or does not fit it.
+        If both calibrations are given, or one has an output that the candidate lacks or does
+        not fit it.
     """
+    if calibration is not None and margins is not None:
+        raise InputError("a calibration to apply and one for its margins are given; give one")
+    given = calibration or margins
     corrections = {}
-    if calibration is not None:
-        corrections = {name: item.correction for name, item in calibration.outputs.items()}
+    if given is not None:
+        corrections = {name: item.correction for name, item in given.outputs.items()}
     unknown = sorted(set(corrections) - set(pairs.outputs))
     if unknown:
         raise InputError(
             f"the calibration corrects {unknown}, which the candidate does not have; "
             f"its outputs are {sorted(pairs.outputs)}"
         )
-    return CheckResult(
-        {
-            name: _check_output(name, pair, thresholds, corrections)
-            for name, pair in pairs.outputs.items()
-        },
-        thresholds,
-    )
+    outputs = {}
+    for name, pair in pairs.outputs.items():
+        try:
+            outputs[name] = _check_output(
+                pair, corrections.get(name), thresholds=thresholds, is_applied=margins is None
+            )
+        except InputError as error:
+            raise InputError(f"output '{name}': {error}") from None
+    return CheckResult(outputs, thresholds)
 
 
 def _check_output(
-    name: str,
     pair: OutputPair,
+    correction: Correction | None,
+    *,
     thresholds: Thresholds,
-    corrections: Mapping[str, Correction],
+    is_applied: bool,
 ) -> OutputCheck:
     reference, candidate = pair.reference, pair.observed
-    if name in corrections:
+    if correction is not None:
         # Pairs are (N, channels, *space), whatever the layout of a single output is.
-        correction = replace(corrections[name], batch_axis=0, channel_axis=1)
-        try:
-            candidate = correction.apply(candidate)
-        except InputError as error:
-            raise InputError(f"output '{name}': {error}") from None
+        correction = replace(correction, batch_axis=0, channel_axis=1)
+        corrected = correction.apply(candidate)  # raises where it does not fit
         region = correction.valid_region(candidate.shape)
-        reference, candidate = reference[region], candidate[region]
+        candidate = (corrected if is_applied else candidate)[region]
+        reference = reference[region]
     metrics = measure(reference, candidate)
     failures = thresholds.failures(metrics)
     if metrics.n_values == 0:
         failures.insert(0, "there is no position where both are finite")
-    if not metrics.n_values:
-        failures.insert(0, "nothing could be compared: no value is finite in both")
     n_lost = int(np.sum(np.isfinite(reference) & ~np.isfinite(candidate)))
     if n_lost:
         failures.insert(0, f"{n_lost} values are not finite where the reference is")

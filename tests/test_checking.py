@@ -81,6 +81,19 @@ def test_a_calibration_is_applied_and_its_margins_left_out(reference, layout):
     assert check(pairs(reference, observed, layout), calibration=calibration)
 
 
+def test_a_candidate_with_the_correction_built_in_is_checked_inside_its_margins(reference):
+    corrected = reference.copy()
+    corrected[:, :, -2:] = corrected[:, :, -3:-2]
+    correction = Correction(spatial_shape=(16, 16), shift=(-2.0, 0.0), gain=(0.5,), bias=(0.0,))
+    calibration = Calibration({"y": OutputCalibration("correctable", "", "shift", correction)})
+    assert not check(pairs(reference, corrected))
+    result = check(pairs(reference, corrected), margins=calibration)
+    assert result
+    assert result.outputs["y"].metrics.n_values == reference[:, :, :-2].size
+    with pytest.raises(InputError, match="give one"):
+        check(pairs(reference, corrected), calibration=calibration, margins=calibration)
+
+
 def test_a_calibration_of_another_model_is_refused(reference):
     output = OutputCalibration("correctable", "", "", Correction(spatial_shape=(16, 16)))
     with pytest.raises(InputError, match=r"\['z'\].*\['y'\]"):

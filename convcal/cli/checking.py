@@ -62,10 +62,16 @@ def add_check(verbs: Verbs) -> None:
         metavar="PATH",
         help="instead of models and data: what 'capture' recorded; observed is the candidate",
     )
-    parser.add_argument(
+    corrected = parser.add_mutually_exclusive_group()
+    corrected.add_argument(
         "--calibration",
         metavar="FILE",
         help="correct the candidate's outputs first; then only values inside the margins count",
+    )
+    corrected.add_argument(
+        "--margins",
+        metavar="FILE",
+        help="calibration that the candidate has built in: only values inside its margins count",
     )
     parser.add_argument("--min-snr", type=float, metavar="DB", help="signal to noise ratio")
     parser.add_argument(
@@ -95,6 +101,7 @@ def _check(arguments: argparse.Namespace) -> Outcome:
 
     # Read first: a calibration that cannot be used should cost no run of the models.
     calibration = Calibration.load(arguments.calibration) if arguments.calibration else None
+    margins = Calibration.load(arguments.margins) if arguments.margins else None
     axes = read_axes(arguments)
     if is_captured:
         pairs = read_pairs(arguments.captures, axes=axes)
@@ -111,7 +118,9 @@ def _check(arguments: argparse.Namespace) -> Outcome:
                 axes=axes,
                 progress=tell,
             )
-    result = check(pairs, thresholds=_thresholds(arguments), calibration=calibration)
+    result = check(
+        pairs, thresholds=_thresholds(arguments), calibration=calibration, margins=margins
+    )
     return Outcome(
         status="passed" if result else "failed",
         result={

@@ -194,11 +194,12 @@ def _render_export(
     # A correction of an emulated fault is right only together with the fault.
     faults = calibration.provenance.get("faults", []) if calibration.is_emulated else []
     emulate = [word for fault in faults for word in ("--emulate", str(fault))]
+    check = ("convcal", "check", "REFERENCE", written, "--data", "PATH", "--margins")
     return [
         (
             f"corrected package written to {written}; same inputs, outputs and weights as "
             f"{arguments.model}"
         ),
-        "prove it, on data that were not fitted; the border that a shift loses counts here:",
-        f"  {command_line('convcal', 'check', 'REFERENCE', written, '--data', 'PATH', *emulate)}",
+        "prove it, on data that were not fitted:",
+        f"  {command_line(*check, arguments.calibration, *emulate)}",
     ]
