@@ -325,8 +325,9 @@ def _register_part(
         parts[1],
         limits=limits,
         floor=np.square(level.single / spreads[0]),
-        valid_reference=_both(validity.reference, split.train, split.train_mask),
+        valid_reference=_both(validity.reference, split.train, None),
         valid_observed=_both(validity.observed, split.train, None),
+        fitted=split.train_mask,
     )
 
 

@@ -252,7 +252,8 @@ def _helps(chosen: Trial, after: float) -> str:
     candidate = chosen.candidate
     parts = []
     if any(candidate.shift):
-        parts.append("a shift of (" + ", ".join(f"{s:+.4g}" for s in candidate.shift) + ") px")
+        unit = "px" if len(candidate.shift) > 1 else "samples"
+        parts.append(f"a shift of ({', '.join(f'{s:+.4g}' for s in candidate.shift)}) {unit}")
     n_channels = int(((candidate.gain != 1) | (candidate.bias != 0)).sum())
     if n_channels:
         parts.append(f"gain and bias in {n_channels} of {len(candidate.gain)} channels")
