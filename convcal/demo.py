@@ -82,21 +82,22 @@ CASES = (
 )
 
 
-def find_calibration_data() -> Path:
-    """Find calibration_data/: in the working folder, or beside the package in a checkout.
+def find_calibration_data(given: Path | None = None) -> Path:
+    """Find calibration_data/: where it was given, else here, or beside the package in a checkout.
 
     Raises
     ------
     InputError
-        If it is in neither place.
+        If it is not there.
     """
-    places = [Path("calibration_data"), Path(__file__).resolve().parents[1] / "calibration_data"]
+    here, beside = Path("calibration_data"), Path(__file__).resolve().parents[1]
+    places = [given] if given else [here, beside / "calibration_data"]
     for place in places:
-        if (place / "models").is_dir():
+        if (place / "models" / CASES[0].name).is_dir():
             return place
     raise InputError(
-        "the demo needs the folder calibration_data/, which is part of the repository and not of "
-        "the installed package; run it in a clone of the repository, or give --data"
+        f"there is no calibration_data/ at '{places[0]}'; it is part of the repository and not of "
+        "the installed package: run the demo in a clone of the repository, or give --data"
     )
 
 

@@ -107,7 +107,7 @@ def _demo(arguments: argparse.Namespace) -> Outcome:
     from convcal.demo import CASES, find_calibration_data
     from convcal.files import staged
 
-    data = arguments.data or find_calibration_data()
+    data = find_calibration_data(arguments.data)
     faults = () if sys.platform == "darwin" else (FAULT,)
     with _folder(arguments.output, force=arguments.force):
         jobs = [_run_case(case, data, arguments.output, faults=faults) for case in CASES]
