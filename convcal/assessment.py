@@ -113,6 +113,8 @@ def _metrics(result: Estimate) -> dict[str, Any]:
         "after": result.metrics_after.to_dict(),
         "before_full": result.metrics_before_full.to_dict(),
         "after_full": result.metrics_after_full.to_dict(),
+        "before_channels": [metrics.to_dict() for metrics in result.channel_metrics_before],
+        "after_channels": [metrics.to_dict() for metrics in result.channel_metrics_after],
     }
 
 

@@ -47,7 +47,8 @@ class OutputCalibration:
         What the verdict rests on, JSON-ready.
     metrics : dict
         ``'before'`` and ``'after'`` on held-out samples inside the margins, ``'before_full'`` and
-        ``'after_full'`` over the whole output; JSON-ready.
+        ``'after_full'`` over the whole output, ``'before_channels'`` and ``'after_channels'``
+        inside the margins per channel; JSON-ready.
     """
 
     verdict: Verdict

@@ -5,9 +5,12 @@ Everything runs on the reference runtime, on macOS too: these tests are about wh
 fault does and what the correction makes of it.
 """
 
+import importlib.resources
+import json
 import warnings
 from pathlib import Path
 
+import jsonschema
 import numpy as np
 import pytest
 
@@ -191,3 +194,15 @@ def test_a_saved_calibration_corrects_what_a_model_gives(tmp_path):
     mended = process(wrong)
     assert measure(right["y"][..., :7], wrong["y"][..., :7]).snr_db < 10
     assert measure(right["y"][..., :7], mended["y"][..., :7]).snr_db > 50
+
+
+def test_what_is_written_follows_the_published_schema(job):
+    done, _, _ = job
+    schema = json.loads(
+        importlib.resources.files("convcal").joinpath("calibration.schema.json").read_text("utf-8")
+    )
+    record = json.loads(json.dumps(done.calibration.to_dict(), allow_nan=False))
+    jsonschema.validate(record, schema, cls=jsonschema.Draft202012Validator)
+    assert set(schema["$defs"]["output"]["properties"]["metrics"]["properties"]) == set(
+        record["outputs"][done.name]["metrics"]
+    )

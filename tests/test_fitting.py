@@ -39,6 +39,9 @@ def test_shift_gain_and_bias_are_found_over_runners():
     # float32 storage of values of order 1, 11,000 of them: far below 1e-6 after averaging.
     np.testing.assert_allclose(output.correction.gain, [1 / 1.5, 2.0], rtol=1e-6)
     np.testing.assert_allclose(output.correction.bias, [-0.25 / 1.5, -0.5], atol=1e-6)
+    metrics = output.metrics
+    assert len(metrics["before_channels"]) == len(metrics["after_channels"]) == 2
+    assert all(after["snr_db"] > 100 for after in metrics["after_channels"])
     assert progress == [(done, 6) for done in range(1, 7)]
     assert calibration.provenance["reference"] == {"runtime": "fake"}
     assert calibration.provenance["data"]["n_samples"] == 6

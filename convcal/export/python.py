@@ -33,6 +33,7 @@ Run the file to test it: ``python {module}.py`` prints ``ok``.
 {label}
 {arithmetic}
 
+
 PRECISION = {precision!r}
 
 # By output name: the arguments of `correct`, and a few corrected values of `probe` for the test.
