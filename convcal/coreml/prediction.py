@@ -18,22 +18,33 @@ process ends itself if nobody did. Replies: ``{"is_done": true}`` with the outpu
 from __future__ import annotations
 
 import faulthandler
+import importlib
 import io
 import json
 import os
 import queue
 import struct
+import tempfile
 import threading
-import warnings
 from collections.abc import Callable, Mapping
 from typing import IO, TYPE_CHECKING, Any, NoReturn
 
 import numpy as np
 
+from convcal.errors import UnavailableError
+
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["PREFIX", "decode", "encode", "frame_length", "load_model", "run_worker"]
+__all__ = [
+    "PREFIX",
+    "decode",
+    "encode",
+    "frame_length",
+    "load_framework",
+    "load_model",
+    "run_worker",
+]
 
 Predictor = Callable[[dict[str, Any]], Mapping[str, Any]]
 Loader = Callable[[str, str], Predictor]
@@ -84,6 +95,11 @@ def frame_length(prefix: bytes) -> int:
 def decode(frame: bytes | bytearray) -> Message:
     """Take a whole frame apart.
 
+    Returns
+    -------
+    tuple of dict and dict
+        The header and the arrays: contiguous, and writable, as coremltools needs them to be.
+
     Raises
     ------
     ValueError
@@ -102,6 +118,29 @@ def decode(frame: bytes | bytearray) -> Message:
     return header, arrays
 
 
+def load_framework() -> None:
+    """Load the library by which coremltools reaches Core ML.
+
+    Where it is missing, coremltools says so in a log message, goes on without it, and fails at
+    the first prediction.
+
+    Raises
+    ------
+    UnavailableError
+        If it is missing, or coremltools is; the message says what to do.
+    """
+    from convcal.coreml._coremltools import load_coremltools
+
+    load_coremltools()
+    try:
+        importlib.import_module("coremltools.libcoremlpython")
+    except ImportError as error:
+        raise UnavailableError(
+            f"coremltools is installed without its library for Core ML ({error}); on macOS its "
+            "wheels have it: run 'pip install --force-reinstall --only-binary :all: coremltools'"
+        ) from error
+
+
 def load_model(package: str, compute_units: str) -> Predictor:
     """Load a package into Core ML.
 
@@ -115,17 +154,27 @@ def load_model(package: str, compute_units: str) -> Predictor:
     Returns
     -------
     callable
-        ``MLModel.predict``: dict of arrays and PIL images in, dict of the same out.
+        ``CompiledMLModel.predict``: dict of arrays and PIL images in, dict of the same out.
+
+    Raises
+    ------
+    UnavailableError
+        If Core ML cannot be reached.
+    Exception
+        Whatever coremltools raises where the framework refuses the model.
     """
     from convcal.coreml._coremltools import load_coremltools
 
+    load_framework()
     coremltools = load_coremltools()
-    with warnings.catch_warnings():
-        # coremltools only warns when the framework refuses a model; predict would fail later.
-        warnings.filterwarnings("error", message="You will not be able to run predict")
-        model = coremltools.models.MLModel(
-            package, compute_units=coremltools.ComputeUnit[_COMPUTE_UNITS[compute_units]]
-        )
+    # MLModel compiles into the user's temporary folder, which the framework finds without
+    # TMPDIR, and removes that in a destructor, which a process that is killed never runs. It
+    # expands "$NAME" in paths, too. So: compile here, and move it to where the parent cleans up.
+    compiled = os.path.join(tempfile.mkdtemp(), "model.mlmodelc")  # noqa: PTH118
+    coremltools.models.utils.compile_model(package, compiled)
+    model = coremltools.models.CompiledMLModel(
+        compiled, compute_units=coremltools.ComputeUnit[_COMPUTE_UNITS[compute_units]]
+    )
 
     def predict(inputs: dict[str, Any]) -> Mapping[str, Any]:
         outputs: Mapping[str, Any] = model.predict(inputs)

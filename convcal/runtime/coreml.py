@@ -4,9 +4,9 @@
 from __future__ import annotations
 
 import importlib.metadata
+import importlib.util
 import os
 import platform
-import subprocess
 import sys
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Any, Self
 import numpy as np
 
 import convcal
-from convcal.coreml.describe import describe
+from convcal.coreml.describe import default_function, describe, function_description
 from convcal.coreml.package import read_package
-from convcal.errors import RunnerError, UnavailableError
+from convcal.errors import RunnerError, UnavailableError, UnsupportedModelError
+from convcal.runtime.machine import chip, operating_system
 from convcal.runtime.samples import checked_sample
 from convcal.runtime.worker import WorkerProcess
 
@@ -26,6 +27,7 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
+    from convcal.coreml.package import Package
     from convcal.model_description import Feature, ModelDescription
 
 __all__ = ["CoreMLRunner"]
@@ -52,9 +54,10 @@ class CoreMLRunner:
     Raises
     ------
     UnavailableError
-        If this is not macOS; the message says what can be done here.
+        If this is not macOS, or the model takes or gives pictures and Pillow is not installed;
+        the message says what can be done.
     InputError, UnsupportedModelError
-        If the package cannot be read.
+        If the package cannot be read, or its model keeps states.
     RunnerError
         If Core ML does not load it.
     """
@@ -76,7 +79,9 @@ class CoreMLRunner:
         self._path = os.path.abspath(path)  # noqa: PTH100  (links stay as they are)
         self._compute_units = compute_units
         package = read_package(path)
+        _check_states(package)
         self._description = describe(package)
+        _check_pillow(self._description)
         self._sha256 = package.sha256
         self._doing = f"Core ML, running '{os.fspath(path)}' on {compute_units}"
         self._worker = WorkerProcess(_COMMAND, timeout=timeout)
@@ -103,8 +108,8 @@ class CoreMLRunner:
                 "compute_units": self._compute_units,
                 "convcal": convcal.__version__,
                 "coremltools": importlib.metadata.version("coremltools"),
-                "os": f"macOS {platform.mac_ver()[0]}",
-                "chip": _chip(),
+                "os": operating_system(),
+                "chip": chip(),
                 "machine": platform.machine(),
                 "package": os.path.basename(self._path),  # noqa: PTH119
                 "sha256": self._sha256,
@@ -146,11 +151,13 @@ class CoreMLRunner:
         }
 
     def _stated(self, values: NDArray[Any], feature: Feature) -> NDArray[Any]:
-        """Give an output in the dtype of the description.
+        """Give an output in the dtype and the shape of the description.
 
-        Some versions hand float16 arrays over as float32, which changes no value; so the way
-        back is exact.
+        coremltools hands float16 arrays over as float32, which changes no value, so the way back
+        is exact; and Core ML has no arrays of rank 0, it gives one of length 1.
         """
+        if not feature.shape and values.size == 1:
+            values = values.reshape(())
         is_fit = feature.is_flexible or values.shape == feature.shape
         if not is_fit:
             msg = f"{self._doing}: output {feature} came with shape {values.shape}"
@@ -174,16 +181,23 @@ class CoreMLRunner:
         self.close()
 
 
-def _chip() -> str:
-    """Name the chip, e.g. "Apple M2"."""
-    try:
-        found = subprocess.run(
-            ["/usr/sbin/sysctl", "-n", "machdep.cpu.brand_string"],
-            capture_output=True,
-            text=True,
-            timeout=10,
-            check=True,
+def _check_states(package: Package) -> None:
+    """Refuse models with a memory: the framework would, at the first sample, less clearly."""
+    states = function_description(package, default_function(package)).state
+    if states:
+        names = ", ".join(f"'{each.name}'" for each in states)
+        raise UnsupportedModelError(
+            f"the model '{package.path}' keeps the states {names} from one sample to the next, and "
+            "convcal takes samples as independent; record its outputs in an app and import them "
+            "(convcal capture --import)"
         )
-    except (OSError, subprocess.SubprocessError):
-        return platform.processor() or "unknown"
-    return found.stdout.strip()
+
+
+def _check_pillow(description: ModelDescription) -> None:
+    """Refuse pictures where coremltools, which exchanges them as PIL images, could not."""
+    for feature in (*description.inputs, *description.outputs):
+        if feature.kind == "image" and importlib.util.find_spec("PIL") is None:
+            raise UnavailableError(
+                f"Core ML exchanges {feature} through Pillow, which is not installed; "
+                "pip install 'convcal[pictures]'"
+            )

@@ -44,8 +44,8 @@ class WorkerProcess:
     def __init__(self, command: Sequence[str], *, timeout: float) -> None:
         self._timeout = timeout
         self._tail = b""
-        # Core ML compiles into the temporary folder and cannot clean up when it is killed.
-        self._scratch = tempfile.TemporaryDirectory(prefix="convcal-")
+        # The compiled model lies there, and the worker cannot clean up when it is killed.
+        self._scratch = tempfile.TemporaryDirectory(prefix="convcal-", ignore_cleanup_errors=True)
         here = str(Path(convcal.__file__).parent.parent)
         paths = [here, *filter(None, [os.environ.get("PYTHONPATH")])]
         self._process = subprocess.Popen(  # noqa: S603  (our own program)
@@ -121,8 +121,9 @@ class WorkerProcess:
         received = bytearray()
         length: int | None = None
         deadline = time.monotonic() + self._timeout
-        # Sending and receiving at once: either side may fill its pipe.
-        with selectors.DefaultSelector() as selector:
+        # Sending and receiving at once: either side may fill its pipe. By poll, as subprocess does
+        # it: kqueue may raise BrokenPipeError at once for the input of a worker that has ended.
+        with selectors.PollSelector() as selector:
             selector.register(process.stdin, selectors.EVENT_WRITE)
             for stream in (process.stdout, process.stderr):
                 selector.register(stream, selectors.EVENT_READ)  # type: ignore[arg-type]

@@ -4,6 +4,7 @@
 import os
 import signal
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -42,6 +43,12 @@ def chatter(inputs):
     return inputs
 
 
+def farewell(inputs):
+    """End the process after the answer, when nobody asks."""
+    threading.Timer(0.2, os._exit, [7]).start()
+    return inputs
+
+
 def echo(inputs):
     return inputs
 
@@ -52,6 +59,11 @@ def stride(inputs):
     rows = padded[..., : inputs["x"].shape[-1]]
     rows[...] = inputs["x"]
     return {"y": rows, "z": np.asfortranarray(inputs["x"]), "scalar": 2.5}
+
+
+def ones(inputs):
+    """Give an array of length 1, as Core ML gives scalars."""
+    return {"y": np.ones(1, np.float32)}
 
 
 def picture(inputs):

@@ -1,17 +1,23 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The Core ML runner on every OS: a stand-in plays the framework (`fake_worker.py`)."""
 
+import importlib.util
+import os
 import platform
 import sys
+import tempfile
 from pathlib import Path
+from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
 from coreml.models import save_package
 
+from convcal.coreml import _coremltools, prediction
 from convcal.coreml._coremltools import load_coremltools
-from convcal.errors import InputError, RunnerError, UnavailableError
-from convcal.runtime import coreml
+from convcal.coreml.package import read_package
+from convcal.errors import InputError, RunnerError, UnavailableError, UnsupportedModelError
+from convcal.runtime import coreml, machine
 from convcal.runtime.coreml import CoreMLRunner
 
 FAKE = (sys.executable, str(Path(__file__).with_name("fake_worker.py")))
@@ -121,25 +127,125 @@ def test_an_output_of_another_shape_than_stated_is_an_error(tmp_path):
 
 
 @pytest.mark.usefixtures("_macos")
+def test_a_scalar_that_core_ml_gives_as_an_array_of_length_1_is_a_scalar(tmp_path):
+    # "Core ML does not support scalar as output": coremltools' own tests expect (1,) for ().
+    path = save_package(
+        tmp_path / "ones.mlpackage",
+        lambda mb, x: mb.reduce_sum(x=x, axes=[0, 1, 2], keep_dims=False, name="y"),
+        shape=(1, 3, 4),
+        dtype="fp32",
+        target="iOS16",
+    )
+    with CoreMLRunner(path) as runner:
+        assert runner.description.outputs[0].shape == ()
+        assert runner.run(X)["y"].shape == ()
+
+
+@pytest.mark.usefixtures("_macos")
+def test_a_model_with_a_memory_is_refused_by_the_names_of_its_states(tmp_path):
+    saved = read_package(package(tmp_path, "echo"))
+    saved.spec.description.state.add().name = "k_cache"
+    with pytest.raises(UnsupportedModelError, match=r"keeps the states 'k_cache'.*--import"):
+        CoreMLRunner(saved.save(tmp_path / "stateful.mlpackage"))
+
+
+@pytest.mark.usefixtures("_macos")
+def test_pictures_without_pillow_are_refused_with_the_remedy(tmp_path, monkeypatch):
+    ct = load_coremltools()
+    path = save_package(
+        tmp_path / "picture.mlpackage",
+        lambda mb, x: mb.relu(x=x, name="picture"),
+        shape=(1, 3, 8, 10),
+        inputs=[ct.ImageType(name="x", shape=(1, 3, 8, 10))],
+        target="iOS16",
+    )
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
+    with pytest.raises(UnavailableError, match=r"'x' .*pip install 'convcal\[pictures\]'"):
+        CoreMLRunner(path)
+
+
+class Framework:
+    """Stands in for coremltools on a Mac: remembers what it was asked for."""
+
+    def __init__(self):
+        self.compiled, self.loaded, self.given = [], [], []
+        self.ComputeUnit = {"CPU_AND_NE": "the Neural Engine"}
+        self.models = SimpleNamespace(
+            utils=SimpleNamespace(compile_model=lambda *words: self.compiled.append(words)),
+            CompiledMLModel=self.load,
+        )
+
+    def load(self, path, *, compute_units):
+        self.loaded.append((path, compute_units))
+        return SimpleNamespace(predict=lambda inputs: self.given.append(inputs) or {"y": 1})
+
+
+@pytest.fixture
+def framework(monkeypatch):
+    """Put the stand-in, native library included, where the worker looks."""
+    stand_in = Framework()
+    monkeypatch.setattr(_coremltools, "load_coremltools", lambda: stand_in)
+    name = "coremltools.libcoremlpython"
+    monkeypatch.setitem(sys.modules, name, ModuleType(name))
+    return stand_in
+
+
+def test_the_compiled_model_lies_in_the_folder_that_the_parent_removes(
+    framework, tmp_path, monkeypatch
+):
+    # The framework itself would leave it in the user's own temporary folder.
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    predict = prediction.load_model("/some/$HOME/m.mlpackage", "cpu-and-ne")
+    ((source, compiled),) = framework.compiled
+    assert source == "/some/$HOME/m.mlpackage"
+    assert os.path.commonpath([compiled, tmp_path]) == str(tmp_path)
+    assert compiled.endswith(".mlmodelc")
+    assert not Path(compiled).exists()  # it is moved there
+    assert framework.loaded == [(compiled, "the Neural Engine")]
+    assert predict({"x": 2}) == {"y": 1}
+    assert framework.given == [{"x": 2}]
+
+
+def test_coremltools_without_its_library_is_an_error_when_the_model_is_loaded(
+    framework, monkeypatch
+):
+    # coremltools only logs a warning, which is silenced, and would fail at the first prediction.
+    monkeypatch.setitem(sys.modules, "coremltools.libcoremlpython", None)
+    with pytest.raises(UnavailableError, match=r"library for Core ML.*--only-binary"):
+        prediction.load_model("m.mlpackage", "cpu-and-ne")
+    assert framework.compiled == []
+
+
+@pytest.mark.usefixtures("_macos")
 def test_provenance_says_what_runs_where(tmp_path, monkeypatch):
-    monkeypatch.setattr(platform, "mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
+    answers = {"-productVersion": "26.0", "-buildVersion": "25A354", "-n": "Apple M2"}
+    monkeypatch.setattr(machine, "_answer", lambda program, option, *_: answers[option])
     with CoreMLRunner(package(tmp_path, "echo"), compute_units="cpu-and-ne") as runner:
         provenance = runner.provenance
     assert provenance["runtime"] == "coreml"
     assert provenance["compute_units"] == "cpu-and-ne"
-    assert provenance["os"] == "macOS 15.1"
+    assert provenance["os"] == "macOS 26.0 (25A354)"
+    assert provenance["chip"] == "Apple M2"
     assert provenance["coremltools"] == load_coremltools().__version__
-    assert provenance["chip"]
 
 
-@pytest.mark.skipif(sys.platform == "darwin", reason="here coremltools can predict")
+@pytest.mark.usefixtures("_macos")
+def test_the_machine_is_named_as_well_as_can_be_where_its_programs_do_not_run(monkeypatch):
+    monkeypatch.setattr(machine, "_answer", lambda *_: "")
+    monkeypatch.setattr(platform, "mac_ver", lambda: ("15.1", ("", "", ""), "arm64"))
+    assert machine.operating_system() == "macOS 15.1"
+    assert machine.chip() == platform.machine()
+    monkeypatch.undo()
+    assert machine._answer("/no/such/program") == ""
+    assert machine._answer(sys.executable, "-c", "print('said')") == "said"
+    assert machine._answer(sys.executable, "-c", "exit(1)") == ""
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="here coremltools can reach Core ML")
 def test_the_real_worker_starts_loads_coremltools_and_reports_what_it_says(tmp_path, monkeypatch):
-    # Everything but the framework: on Linux coremltools itself refuses to predict.
+    # Everything but the framework: on Linux coremltools has no library for it.
     monkeypatch.setattr(platform, "system", lambda: "Darwin")
     monkeypatch.chdir(tmp_path)
     (tmp_path / "numpy.py").write_text("raise SystemExit('shadowed')")
-    with (
-        CoreMLRunner(package(tmp_path, "m"), compute_units="cpu-only") as runner,
-        pytest.raises(RunnerError, match=r"Exception: .*(macOS|CoreML)"),
-    ):
-        runner.run(X)
+    with pytest.raises(RunnerError, match=r"for cpu-only: UnavailableError: .*libcoremlpython"):
+        CoreMLRunner(package(tmp_path, "m"), compute_units="cpu-only")

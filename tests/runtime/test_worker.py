@@ -71,6 +71,9 @@ def test_messages_survive_the_pipe_bit_by_bit(values):
         assert received[name].dtype == array.dtype
         assert received[name].shape == array.shape
         assert received[name].tobytes() == array.tobytes()
+        # coremltools takes the address of the data as one to write to, and refuses others.
+        assert received[name].flags.c_contiguous
+        assert received[name].flags.writeable
 
 
 def test_object_arrays_cannot_be_sent():
@@ -185,6 +188,15 @@ def test_a_worker_that_ended_is_not_asked_again(open_worker):
     with pytest.raises(RunnerError):
         predict(worker)
     with pytest.raises(RunnerError, match="its process has ended; open the model again"):
+        predict(worker)
+
+
+def test_a_worker_that_ended_between_two_questions_is_an_error(open_worker):
+    # With kqueue, macOS may raise BrokenPipeError as soon as its input is registered.
+    worker = open_worker("farewell")
+    predict(worker)
+    worker._process.wait(timeout=20)
+    with pytest.raises(RunnerError, match="with exit code 7"):
         predict(worker)
 
 
