@@ -46,7 +46,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_behind(folder, pair, verb, sent):
     }[verb]
     before = content(folder)
     process = subprocess.Popen(
-        [*COMMAND, *map(str, words), "--data", "slow.py:samples"],
+        [*COMMAND, *map(str, words), "--data", "slow.py:samples", "--runtime", "reference"],
         stdout=subprocess.PIPE,
         stderr=subprocess.PIPE,
         text=True,
@@ -94,7 +94,7 @@ def test_colour_and_progress_only_on_a_terminal(folder, pair, data, no_color):
         environment["NO_COLOR"] = "1"
     controller, terminal = pty.openpty()
     process = subprocess.Popen(
-        [*COMMAND, "check", *map(str, pair), "--data", str(data)],
+        [*COMMAND, "check", *map(str, pair), "--data", str(data), "--runtime", "reference"],
         stdout=terminal,
         stderr=terminal,
         env=environment,
