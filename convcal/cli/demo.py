@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 
 from convcal.cli.commands import command_line
 from convcal.cli.contract import ExitCode, Outcome
-from convcal.cli.parser import Verbs, add_json
+from convcal.cli.parser import Verbs, add_json, add_runtime
 from convcal.cli.terminal import say
 from convcal.errors import ConvcalError, ConvcalWarning
 
@@ -32,7 +32,8 @@ _DESCRIPTION = """\
 Do the whole job on calibration_data/, for super-resolution, sound and the
 program of apple/coremltools #2324: fit, export both ways, prove it on held-out
 data, draw a picture. Prints where each product lies and the commands that made
-it. Without a Mac the fault is emulated, and labelled so."""
+it. On a Mac the models run on Core ML as it is; elsewhere, and with --runtime
+reference, the fault is emulated, and labelled so."""
 
 FAULT = "crop-origin:variant=zero"
 """What is emulated where Core ML cannot show it: apple/coremltools #2324."""
@@ -63,6 +64,7 @@ def add_demo(verbs: Verbs) -> None:
     parser.add_argument(
         "--force", action="store_true", help="write into a folder that exists, over older products"
     )
+    add_runtime(parser)
     add_json(parser)
     parser.set_defaults(run=_demo)
 
@@ -108,9 +110,13 @@ def _demo(arguments: argparse.Namespace) -> Outcome:
     from convcal.files import staged
 
     data = find_calibration_data(arguments.data)
-    faults = () if sys.platform == "darwin" else (FAULT,)
+    runtime = arguments.runtime
+    faults = () if _is_real(runtime) else (FAULT,)
     with _folder(arguments.output, force=arguments.force):
-        jobs = [_run_case(case, data, arguments.output, faults=faults) for case in CASES]
+        jobs = [
+            _run_case(case, data, arguments.output, faults=faults, runtime=runtime)
+            for case in CASES
+        ]
         script = arguments.output / "commands.sh"
         with staged(script, force=True) as temporary:
             temporary.write_text("\n".join(line for job in jobs for line in job.commands) + "\n")
@@ -122,6 +128,11 @@ def _demo(arguments: argparse.Namespace) -> Outcome:
         "cases": [job.to_dict() for job in jobs],
     }
     return Outcome(result=result, render=lambda: _render(jobs, faults, script))
+
+
+def _is_real(runtime: str) -> bool:
+    """Tell whether Core ML itself runs the models: then nothing is emulated."""
+    return sys.platform == "darwin" and runtime != "reference"
 
 
 @contextlib.contextmanager
@@ -140,7 +151,9 @@ def _folder(target: Path, *, force: bool) -> Iterator[None]:
         raise
 
 
-def _run_case(case: DemoCase, data: Path, target: Path, *, faults: tuple[str, ...]) -> _Job:
+def _run_case(
+    case: DemoCase, data: Path, target: Path, *, faults: tuple[str, ...], runtime: str
+) -> _Job:
     from convcal.calibration import Calibration
     from convcal.demo import largest_difference, measure_quality
 
@@ -148,7 +161,8 @@ def _run_case(case: DemoCase, data: Path, target: Path, *, faults: tuple[str, ..
     job = _Job(case)
     models = data / "models" / case.name
     reference, observed = models / "fp32.mlpackage", models / "fp16.mlpackage"
-    emulate = [word for fault in faults for word in ("--emulate", fault)]
+    place = [] if runtime == "auto" else ["--runtime", runtime]
+    emulate = [*place, *(word for fault in faults for word in ("--emulate", fault))]
     heldout = data / case.heldout
 
     def product(kind: str, name: str) -> Path:
@@ -186,7 +200,7 @@ def _run_case(case: DemoCase, data: Path, target: Path, *, faults: tuple[str, ..
         for label in ("fp32", "fp16", "corrected", "patched")
     }
     for label, model, words in (
-        ("fp32", reference, []),
+        ("fp32", reference, place),
         ("fp16", observed, emulate),
         ("patched", package, emulate),
     ):
@@ -265,6 +279,8 @@ def _render(jobs: list[_Job], faults: tuple[str, ...], script: Path) -> list[Ren
     for job in jobs:
         parts.append(Text(f"\n{job.case.name}", style="bold"))
         parts += [f"  {kind:18} {path}" for kind, path in job.products.items()]
+        if job.verdict == "identical":
+            parts.append("  nothing to correct: the fp16 model gives here what it should")
         if job.patched_difference is not None:
             parts.append(
                 "  the patched package gives the same bits as the post-processor"
@@ -272,5 +288,10 @@ def _render(jobs: list[_Job], faults: tuple[str, ...], script: Path) -> list[Ren
                 else "  the patched package and the post-processor differ by at most "
                 f"{job.patched_difference:g}"
             )
+    if not faults:
+        parts.append(
+            "\nCore ML on this machine ran the models and no fault was emulated; "
+            "to see one emulated and corrected: convcal demo --runtime reference"
+        )
     parts.append(f"\nthe commands that made it all: {script}")
     return parts
