@@ -115,17 +115,13 @@ def examine_machine() -> MachineReport:
 
 
 def _system() -> dict[str, str]:
-    is_macos = sys.platform == "darwin"
-    name = (
-        f"macOS {platform.mac_ver()[0]}"
-        if is_macos
-        else f"{platform.system()} {platform.release()}"
-    )
+    from convcal.runtime.machine import chip, operating_system
+
     return {
         "convcal": importlib.import_module("convcal").__version__,
         "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "os": name,
-        "chip": platform.machine(),
+        "os": operating_system(),
+        "chip": chip(),
         "cores": str(os.cpu_count() or 1),
     }
 
@@ -153,6 +149,17 @@ def _examine_part(name: str, module: str, purpose: str, extra: str) -> Part:
     return Part(name, version, purpose, name in _CORE)
 
 
+def _framework_problem() -> str:
+    """Say why coremltools does not reach Core ML on this Mac; empty where it does."""
+    from convcal.coreml.prediction import load_framework
+
+    try:
+        load_framework()
+    except ConvcalError as error:
+        return str(error)
+    return ""
+
+
 def _abilities(parts: tuple[Part, ...]) -> tuple[Ability, ...]:
     known = {part.name: part for part in parts}
 
@@ -167,6 +174,9 @@ def _abilities(parts: tuple[Part, ...]) -> tuple[Ability, ...]:
                 "(convcal capture)",
             )
         missing = [known[part] for part in required if known[part].version is None]
+        if only_macos and not missing and (problem := _framework_problem()):
+            reason, _, remedy = problem.partition("; ")
+            return Ability(name, verbs, is_available=False, reason=reason, remedy=remedy)
         if missing:
             return Ability(
                 name,

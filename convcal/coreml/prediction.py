@@ -136,8 +136,8 @@ def load_framework() -> None:
         importlib.import_module("coremltools.libcoremlpython")
     except ImportError as error:
         raise UnavailableError(
-            f"coremltools is installed without its library for Core ML ({error}); on macOS its "
-            "wheels have it: run 'pip install --force-reinstall --only-binary :all: coremltools'"
+            f"coremltools is installed without its library for Core ML ({error}); its wheels for "
+            "macOS have it: run 'pip install --force-reinstall --only-binary :all: coremltools'"
         ) from error
 
 

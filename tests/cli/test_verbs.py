@@ -5,6 +5,8 @@ import json
 import runpy
 import shlex
 import shutil
+import sys
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -181,6 +183,16 @@ def test_doctor_says_what_works_and_names_a_remedy_for_the_rest(convcal, monkeyp
     parts = {part["name"]: part for part in document["result"]["parts"]}
     assert parts["soundfile"]["version"] is None
     assert parts["numpy"]["version"] == np.__version__
+
+
+@pytest.mark.skipif(sys.platform == "darwin", reason="here coremltools can reach Core ML")
+def test_doctor_on_a_mac_says_when_coremltools_came_without_its_library(convcal, monkeypatch):
+    monkeypatch.setattr("convcal.diagnostics.sys", SimpleNamespace(platform="darwin"))
+    abilities = convcal("doctor", "--json").document["result"]["abilities"]
+    (found,) = (each for each in abilities if each["name"] == "run models on Core ML")
+    assert not found["is_available"]
+    assert "without its library for Core ML" in found["reason"]
+    assert "pip install --force-reinstall --only-binary :all: coremltools" in found["remedy"]
 
 
 def test_doctor_fails_where_the_core_is_broken(convcal, monkeypatch):
