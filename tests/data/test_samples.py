@@ -217,7 +217,7 @@ def test_the_hash_is_that_of_the_content(tmp_path):
     assert first.sha256 == open_samples(tmp_path / "f.npz", ONE).sha256
     assert len(first.sha256) == 64
     changed = X.copy()
-    changed[7, 0, 0, 1] = np.nextafter(changed[7, 0, 0, 1], 2)
+    changed[7, 0, 0, 1] = np.nextafter(changed[7, 0, 0, 1], np.float32(2))
     assert open_samples(save(tmp_path / "f.npz", x=changed), ONE).sha256 != first.sha256
     objects = [[{"x": x} for x in array] for array in (X, X, changed, X[::-1])]
     hashes = [open_samples(each, ONE).sha256 for each in objects]

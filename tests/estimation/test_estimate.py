@@ -100,7 +100,9 @@ def test_a_fractional_shift_is_found_under_noise_too(content):
      ((20, 24, 28), (2, -1, 0))],
 )  # fmt: skip
 def test_a_whole_pixel_shift_is_found_exactly_and_corrected_to_rounding(shape, shift, content):
-    pair = make_pair(shape, shift=shift, content=content, n_samples=5, n_channels=2, seed=1)
+    # Of 64 positions blobs can leave a sample next to nothing: let many be held out.
+    n_samples = 24 if len(shape) == 1 else 5
+    pair = make_pair(shape, shift=shift, content=content, n_samples=n_samples, n_channels=2, seed=1)
     result = estimate(pair.reference, pair.observed)
     assert (result.verdict, result.family, result.model) == ("correctable", "shift", "shift")
     assert result.shift == shift
