@@ -125,27 +125,34 @@ def ground_truth(case: DemoCase, data: Path, shape: tuple[int, ...]) -> Calibrat
     return open_samples(data / case.truth, ModelDescription(inputs=(feature,), outputs=()))
 
 
-def measure_quality(case: DemoCase, data: Path, outputs: Path, *, correction: Correction) -> float:
+def measure_quality(
+    case: DemoCase, data: Path, outputs: Path, *, fp32: Path, correction: Correction
+) -> float:
     """Compare recorded held-out outputs with the truth, inside the margins of a correction.
 
     Parameters
     ----------
     case : DemoCase
-        A case that has ground truth.
+        Which data, and which metric.
     data : pathlib.Path
         calibration_data/.
     outputs : pathlib.Path
         What ``convcal run`` or ``convcal apply`` wrote for the held-out set.
+    fp32 : pathlib.Path
+        What ``convcal run`` wrote for the fp32 model; the truth of a case that has no other.
     correction : Correction
         Its margins are left out, whether it was applied or not.
 
     Returns
     -------
     float
-        PSNR (data range 1) or SNR in dB, over all samples together.
+        PSNR (data range 1) or SNR in dB, over all samples together; infinite for equal outputs.
     """
     actual = [array for _, arrays in read_samples(outputs) for array in arrays.values()]
-    truth = [sample["truth"] for sample in ground_truth(case, data, actual[0].shape)]
+    if case.truth is None:
+        truth = [array for _, arrays in read_samples(fp32) for array in arrays.values()]
+    else:
+        truth = [sample["truth"] for sample in ground_truth(case, data, actual[0].shape)]
     region = (slice(None), *correction.valid_region(actual[0].shape))
     metrics = measure(np.stack(truth)[region], np.stack(actual)[region], data_range=1.0)
     return float(getattr(metrics, case.metric))

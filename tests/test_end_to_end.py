@@ -63,7 +63,11 @@ class Job:
 
     def quality(self, label):
         return measure_quality(
-            self.case, DATA, self.recorded[label], correction=self.output.correction
+            self.case,
+            DATA,
+            self.recorded[label],
+            fp32=self.recorded["fp32"],
+            correction=self.output.correction,
         )
 
     def write_corrected(self):
@@ -75,13 +79,13 @@ class Job:
         )
 
 
-# The shift that undoes the fault, and the least that the fault must cost against the truth, in dB:
-# one sample at 8 kHz costs the upsampler, whose own SNR is 4 dB, no more than 0.7 dB.
+# The shift that undoes the fault, and the least that the fault must cost against the truth, in dB.
+# One sample at 8 kHz costs the upsampler, which reaches 12.1 dB, no more than 4.6 dB.
 CASES_UNDER_FAULTS = {
     "fsrcnn, pads ignored": (FSRCNN, "crop-origin:variant=zero", (-4.0, -4.0), 5),
     "fsrcnn, pads made equal": (FSRCNN, "crop-origin:variant=half", (-1.0, -1.0), 5),
     "audio, pads ignored": (AUDIO, "crop-origin:variant=zero", (-6.0,), 5),
-    "audio, pads made equal": (AUDIO, "crop-origin:variant=half", (-1.0,), 0.5),
+    "audio, pads made equal": (AUDIO, "crop-origin:variant=half", (-1.0,), 4.5),
 }
 
 

@@ -6,11 +6,12 @@ from __future__ import annotations
 import argparse
 import contextlib
 import io
+import math
 import os
 import shutil
 import sys
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -97,7 +98,10 @@ class _Job:
             "case": self.case.name,
             "verdict": self.verdict,
             "shift": list(self.shift),
-            "quality": self.quality,
+            "quality": {
+                label: value if math.isfinite(value) else str(value)
+                for label, value in self.quality.items()
+            },
             "patched_difference": self.patched_difference,
             "products": self.products,
             "commands": self.commands,
@@ -119,7 +123,7 @@ def _demo(arguments: argparse.Namespace) -> Outcome:
         ]
         script = arguments.output / "commands.sh"
         with staged(script, force=True) as temporary:
-            temporary.write_text("\n".join(line for job in jobs for line in job.commands) + "\n")
+            temporary.write_text(_script(line for job in jobs for line in job.commands))
     result = {
         "folder": str(arguments.output),
         "commands": str(script),
@@ -128,6 +132,19 @@ def _demo(arguments: argparse.Namespace) -> Outcome:
         "cases": [job.to_dict() for job in jobs],
     }
     return Outcome(result=result, render=lambda: _render(jobs, faults, script))
+
+
+def _script(commands: Iterable[str]) -> str:
+    """Write commands as a shell script that runs them where, and with what, the demo ran."""
+    lines = [
+        "#!/bin/sh",
+        "# The commands of 'convcal demo'; what they write replaces what they wrote before.",
+        "set -e",
+        command_line("cd", Path.cwd()),
+        f"PATH={command_line(Path(sys.executable).parent)}:$PATH",
+        *commands,
+    ]
+    return "\n".join(lines) + "\n"
 
 
 def _is_real(runtime: str) -> bool:
@@ -206,11 +223,12 @@ def _run_case(
     ):
         _run(job, "run", model, "--data", heldout, *words, "-o", outputs[label])
     _run(job, "apply", calibration, outputs["fp16"], "-o", outputs["corrected"])
-    if case.truth is not None:
-        job.quality = {
-            label: measure_quality(case, data, outputs[label], correction=output.correction)
-            for label in ("fp32", "fp16", "corrected")
-        }
+    job.quality = {
+        label: measure_quality(
+            case, data, outputs[label], fp32=outputs["fp32"], correction=output.correction
+        )
+        for label in _LABELS
+    }
     job.patched_difference = largest_difference(outputs["patched"], outputs["corrected"])
     _draw(case, outputs, product("picture", f"{case.name}.png"), faults=faults)
     return job
@@ -220,15 +238,16 @@ def _run(job: _Job, *words: str | Path, is_shown: bool = False) -> None:
     """Run a command as if it were typed; what it says is shown on request, or when it fails."""
     from convcal.cli.application import run_command
 
+    if words[0] != "check":
+        # The folder is ours: a demo that was allowed to use it replaces its older products.
+        words = (*words, "--force")
     line = command_line("convcal", *words)
     job.commands.append(line)
     say(f"$ {line}")
-    # The folder is ours: a demo that was allowed to use it replaces its older products.
-    force = [] if words[0] == "check" else ["--force"]
     said = io.StringIO()
     streams = (sys.stdout, sys.stderr) if is_shown else (said, said)
     with contextlib.redirect_stdout(streams[0]), contextlib.redirect_stderr(streams[1]):
-        code = run_command([*(os.fspath(word) for word in words), *force])
+        code = run_command([os.fspath(word) for word in words])
     job.exit_codes.append(code)
     if code == ExitCode.INTERRUPTED:
         raise KeyboardInterrupt
@@ -263,13 +282,13 @@ def _render(jobs: list[_Job], faults: tuple[str, ...], script: Path) -> list[Ren
     from convcal.report.tables import emulation_notice
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("case", "verdict", "shift", "against ground truth", "fp32", "fp16"):
+    for heading in ("case", "verdict", "shift", "measured", *_LABELS):
         table.add_column(heading)
-    table.add_column("corrected")
     for job in jobs:
-        metric = {"psnr_db": "PSNR, dB", "snr_db": "SNR, dB"}[job.case.metric]
+        metric = {"psnr_db": "PSNR", "snr_db": "SNR"}[job.case.metric]
+        against = "the truth" if job.case.truth else "fp32"
         shift = f"({', '.join(f'{value:g}' for value in job.shift)})"
-        row = [job.case.name, job.verdict, shift, metric if job.quality else "-"]
+        row = [job.case.name, job.verdict, shift, f"{metric} to {against}, dB"]
         row += [f"{job.quality[label]:.2f}" if job.quality else "-" for label in _LABELS]
         table.add_row(*(Text(cell) for cell in row))
     parts: list[RenderableType] = [Text()]
