@@ -64,6 +64,10 @@ class AxisFilter:
         """How many positions at the start and at the end lack a source."""
         return max(0, -self.offset), max(0, self.offset + len(self.taps) - 1)
 
+    def reaches(self, shift: float) -> bool:
+        """Whether the position that a shift looks for lies on the taps; on the only one exactly."""
+        return self.offset <= -shift <= self.offset + len(self.taps) - 1
+
 
 @dataclass(frozen=True)
 class Correction:
@@ -92,7 +96,8 @@ class Correction:
     Raises
     ------
     InputError
-        If numbers are not finite, lengths disagree, or a fractional shift has no filter.
+        If numbers are not finite, lengths disagree, a fractional shift has no filter, or the
+        filters carry out another shift.
     """
 
     spatial_shape: tuple[int, ...]
@@ -110,7 +115,7 @@ class Correction:
         if not self.shift:
             object.__setattr__(self, "shift", (0.0,) * n_spatial)
         if not self.filters:
-            if any(value != round(value) for value in self.shift):
+            if not all(float(value).is_integer() for value in self.shift):
                 raise InputError(f"the shift {self.shift} is not whole; give its filters too")
             object.__setattr__(
                 self, "filters", tuple(AxisFilter(-round(value)) for value in self.shift)
@@ -137,6 +142,12 @@ class Correction:
         numbers = (*self.shift, *self.gain, *self.bias)
         if not all(math.isfinite(number) for number in numbers):
             raise InputError("shift, gain and bias must be finite")
+        for shift, axis_filter in zip(self.shift, self.filters, strict=True):
+            if not axis_filter.reaches(shift):
+                raise InputError(
+                    f"the shift {shift} is not what a filter of {len(axis_filter.taps)} taps "
+                    f"from offset {axis_filter.offset} carries out"
+                )
         n_axes = n_spatial + sum(axis is not None for axis in (self.batch_axis, self.channel_axis))
         axes = [axis for axis in (self.batch_axis, self.channel_axis) if axis is not None]
         if len(set(axes)) != len(axes) or any(not 0 <= axis < n_axes for axis in axes):
@@ -294,6 +305,8 @@ class Correction:
         n_spatial = len(reader.numbers("spatial_shape", whole=True))
         if reader.numbers("scale") != (1.0,) * n_spatial:
             raise InputError("'scale' is not 1 on every axis, which this version cannot apply")
+        if reader.numbers("origin") != (0.0,) * n_spatial:
+            raise InputError("'origin' is not 0 on every axis, as it is where nothing is scaled")
         if reader.value("border") != "replicate":
             raise InputError(f"'border' is {reader.value('border')!r}; 'replicate' is accepted")
         axes = reader.nested("interpolation").records("axes")

@@ -26,8 +26,9 @@ def corrections(draw, numbers=finite, max_spatial=3, max_size=40):
             shift.append(float(-offset))
         else:
             taps = tuple(draw(st.lists(numbers, min_size=2, max_size=5)))
-            filters.append(AxisFilter(draw(st.integers(-9, 9)), taps))
-            shift.append(draw(numbers))
+            offset = draw(st.integers(-9, 9))
+            filters.append(AxisFilter(offset, taps))
+            shift.append(-draw(st.floats(offset, offset + len(taps) - 1)))
     return Correction(
         spatial_shape=tuple(draw(st.integers(1, max_size)) for _ in range(n_spatial)),
         dtype=draw(st.sampled_from(["float16", "float32", "float64"])),

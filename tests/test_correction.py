@@ -69,7 +69,16 @@ def test_the_identity_is_known():
     ("arguments", "message"),
     [
         ({"spatial_shape": (4,), "shift": (0.5,)}, "not whole"),
+        ({"spatial_shape": (4,), "shift": (float("nan"),)}, "not whole"),
         ({"spatial_shape": (4,), "shift": (1.0, 2.0)}, "1 spatial axes, 2 shifts"),
+        (
+            {"spatial_shape": (4, 4), "shift": (-4.0, -4.0), "filters": (AxisFilter(),) * 2},
+            "-4.0 is not what a filter of 1 taps from offset 0",
+        ),
+        (
+            {"spatial_shape": (9,), "shift": (2.5,), "filters": (AxisFilter(-2, (0.5, 0.5)),)},
+            "2.5 is not what a filter of 2 taps from offset -2",
+        ),
         ({"spatial_shape": (4, 0)}, r"\(4, 0\)"),
         ({"spatial_shape": (4,) * 4}, "up to 3"),
         ({"spatial_shape": (4,), "gain": (1.0, 2.0)}, "2 gains and 1 biases"),
@@ -108,7 +117,10 @@ def test_filters_are_bounded(offset, taps, message):
         ({"gain": "1"}, "'gain' must be a list of numbers"),
         ({"gain": [True]}, "'gain' must be a list of numbers"),
         ({"gain": [10**400]}, "beyond float64"),
+        ({"shift": [-1.0]}, "the shift -1.0 is not what a filter of 1 taps from offset 2"),
         ({"scale": [2.0]}, "'scale' is not 1"),
+        ({"origin": ["x"]}, "'origin' must be a list of numbers"),
+        ({"origin": [1.0]}, "'origin' is not 0"),
         ({"border": "wrap"}, "'wrap'"),
         ({"margins": [[0, 0]]}, r"\[\[0, 0\]\], but the filters give"),
         ({"interpolation": []}, "'interpolation': an object was expected, not list"),
@@ -127,7 +139,5 @@ def test_records_are_not_trusted(change, message):
 def test_a_record_without_a_key_names_the_key():
     record = Correction(spatial_shape=(9,)).to_dict()
     for key in record:
-        if key == "origin":
-            continue
         with pytest.raises(InputError, match=f"'{key}' is missing"):
             Correction.from_dict({k: v for k, v in record.items() if k != key})

@@ -108,7 +108,7 @@ def test_only_the_correction_differs_for_every_deployment_target(tmp_path, targe
     before = package.serialize()
     correction = Correction(
         spatial_shape=(8, 9),
-        shift=(-2.0, 1.0),
+        shift=tuple(-float(item.offset) for item in filters[:2]),
         filters=tuple(filters[:2]),
         gain=(1.5,) * 4,
         bias=(0.25,) * 4,

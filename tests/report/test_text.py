@@ -1,4 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
+import math
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -16,7 +18,10 @@ from convcal.report.text import (
 
 
 def shifted(*shift):
-    filters = tuple(AxisFilter(-round(value)) for value in shift)
+    filters = tuple(
+        AxisFilter(-math.ceil(value), (1.0,) if value.is_integer() else (0.5, 0.5))
+        for value in shift
+    )
     return Correction(spatial_shape=(64,) * len(shift), shift=shift, filters=filters)
 
 
