@@ -282,13 +282,13 @@ def _render(jobs: list[_Job], faults: tuple[str, ...], script: Path) -> list[Ren
     from convcal.report.tables import emulation_notice
 
     table = Table(box=None, pad_edge=False, header_style="dim", padding=(0, 2, 0, 0))
-    for heading in ("case", "verdict", "shift", "measured", *_LABELS):
+    for heading in ("case", "verdict", "shift", "in dB", *_LABELS):
         table.add_column(heading)
     for job in jobs:
         metric = {"psnr_db": "PSNR", "snr_db": "SNR"}[job.case.metric]
-        against = "the truth" if job.case.truth else "fp32"
+        against = "truth" if job.case.truth else "fp32"
         shift = f"({', '.join(f'{value:g}' for value in job.shift)})"
-        row = [job.case.name, job.verdict, shift, f"{metric} to {against}, dB"]
+        row = [job.case.name, job.verdict, shift, f"{metric} to {against}"]
         row += [f"{job.quality[label]:.2f}" if job.quality else "-" for label in _LABELS]
         table.add_row(*(Text(cell) for cell in row))
     parts: list[RenderableType] = [Text()]

@@ -81,7 +81,7 @@ def export_coreml(
     """
     ensure_absent(target, force=force)
     original = package if isinstance(package, Package) else read_package(package)
-    _warn_of_another_package(calibration, original)
+    _compare_with_observed(calibration, original)
     corrections = {name: output.correction for name, output in calibration.outputs.items()}
     patched = append_corrections(
         original,
@@ -105,9 +105,17 @@ def export_coreml(
     return patched.save(target, force=force, check=check)
 
 
-def _warn_of_another_package(calibration: Calibration, package: Package) -> None:
-    observed = calibration.provenance.get("observed")
-    expected = observed.get("sha256") if isinstance(observed, dict) else None
+def _compare_with_observed(calibration: Calibration, package: Package) -> None:
+    """Refuse the reference, and warn of a package that the calibration does not know."""
+    expected, reference = (
+        role.get("sha256") if isinstance(role := calibration.provenance.get(name), dict) else None
+        for name in ("observed", "reference")
+    )
+    if package.sha256 == reference != expected:
+        raise InputError(
+            f"'{package.path}' is the reference of the calibration, whose outputs are right; give "
+            "the observed package, the one to be corrected"
+        )
     if expected is not None and expected != package.sha256:
         warnings.warn(
             f"the calibration was fitted on another package than '{package.path}' (content hash "

@@ -111,17 +111,11 @@ def export_python(
     entries = {
         name: _entry(output.correction, precision) for name, output in calibration.outputs.items()
     }
-    label = "# Fitted on real outputs, not emulated ones."
-    if calibration.is_emulated:
-        faults = ascii(calibration.provenance.get("faults", []))
-        label = (
-            f"# EMULATED: fitted under the faults {faults}; it says nothing about real hardware."
-        )
     text = _TEMPLATE.format(
         module=_module_name(Path(target)),
         id=calibration.id,
         verdict=calibration.verdict,
-        label=label,
+        label=_label(calibration),
         arithmetic=_body(source),
         precision=precision,
         corrections=_literal(entries),
@@ -136,6 +130,19 @@ def export_python(
                 "it was not kept; please report this"
             ) from error
     return Path(target)
+
+
+def _label(calibration: Calibration) -> str:
+    """Say in a comment where the observed outputs come from."""
+    if calibration.is_emulated:
+        faults = ascii(calibration.provenance.get("faults", []))
+        return f"# EMULATED: fitted under the faults {faults}; it says nothing about real hardware."
+    observed = calibration.provenance.get("observed")
+    runtime = observed.get("runtime") if isinstance(observed, dict) else None
+    return {
+        "coreml": "# Fitted on outputs of Core ML.",
+        "reference": "# Fitted on outputs of the reference runtime: no Apple hardware took part.",
+    }.get(str(runtime), "# Fitted on outputs that were recorded elsewhere.")
 
 
 def _entry(correction: Correction, precision: Precision) -> dict[str, Any]:

@@ -35,6 +35,17 @@ def content(folder):
     }
 
 
+def test_the_reference_is_not_corrected(model_path, tmp_path):
+    digest = read_package(model_path).sha256
+    other = calibration_of(SHIFT, reference={"sha256": digest}, observed={"sha256": "beef"})
+    with pytest.raises(InputError, match="is the reference of the calibration"):
+        export_coreml(other, model_path, tmp_path / "new.mlpackage")
+    assert not (tmp_path / "new.mlpackage").exists()
+    # One package on two compute units is both.
+    same = calibration_of(SHIFT, reference={"sha256": digest}, observed={"sha256": digest})
+    assert export_coreml(same, model_path, tmp_path / "new.mlpackage")
+
+
 def test_the_export_is_a_checked_package_that_says_where_it_comes_from(model_path, tmp_path):
     package = read_package(model_path)
     calibration = calibration_of(

@@ -112,6 +112,21 @@ def test_a_file_that_fails_its_own_test_is_not_kept(tmp_path, monkeypatch):
     assert list(tmp_path.iterdir()) == []
 
 
+@pytest.mark.parametrize(
+    ("observed", "words"),
+    [
+        ({"runtime": "coreml"}, "outputs of Core ML"),
+        ({"runtime": "reference"}, "no Apple hardware took part"),
+        ({}, "recorded elsewhere"),
+        ({"runtime": ["hostile"]}, "recorded elsewhere"),
+    ],
+)
+def test_the_origin_of_the_outputs_is_said(tmp_path, observed, words):
+    output = OutputCalibration("correctable", "", "", Correction(spatial_shape=(8,)))
+    calibration = Calibration({"y": output}, {"observed": observed})
+    assert words in export_python(calibration, tmp_path / "corrections.py").read_text()
+
+
 def test_emulation_is_labelled_and_existing_files_are_kept(tmp_path):
     output = OutputCalibration("correctable", "", "", Correction(spatial_shape=(8,)))
     calibration = Calibration({"y": output}, {"emulated": True, "faults": ["crop-origin"]})
