@@ -65,10 +65,11 @@ def correct(
     """
     array = np.asarray(array)
     n_axes = len(filters) + (batch_axis is not None) + (channel_axis is not None)
-    if batch_axis is not None and array.ndim == n_axes - 1:
-        view = None if out is None else np.expand_dims(out, batch_axis)
+    missing = missing_axis(array.ndim, n_axes, batch_axis)
+    if missing is not None:
+        view = None if out is None else np.expand_dims(out, missing)
         result = correct(
-            np.expand_dims(array, batch_axis),
+            np.expand_dims(array, missing),
             filters=filters,
             gain=gain,
             bias=bias,
@@ -77,7 +78,7 @@ def correct(
             precision=precision,
             out=view,
         )
-        return np.squeeze(result, batch_axis) if out is None else out
+        return np.squeeze(result, missing) if out is None else out
     spatial_axes = [axis for axis in range(array.ndim) if axis not in (batch_axis, channel_axis)]
     _check(array, out, n_axes=n_axes, n_channels=len(gain), channel_axis=channel_axis)
 
@@ -101,6 +102,11 @@ def correct(
             return work.astype(array.dtype, copy=np.shares_memory(work, array))
         np.copyto(out, work, casting="unsafe")
     return out
+
+
+def missing_axis(n_given: int, n_axes: int, batch_axis: int | None) -> int | None:
+    """Give the batch axis where an output came without it, else None."""
+    return batch_axis if n_given == n_axes - 1 else None
 
 
 def _check(

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from convcal.arithmetic import correct
+from convcal.arithmetic import correct, missing_axis
 from convcal.errors import InputError
 
 __all__ = ["AxisFilter", "Correction", "Precision"]
@@ -148,8 +148,8 @@ class Correction:
                     f"the shift {shift} is not what a filter of {len(axis_filter.taps)} taps "
                     f"from offset {axis_filter.offset} carries out"
                 )
-        n_axes = n_spatial + sum(axis is not None for axis in (self.batch_axis, self.channel_axis))
         axes = [axis for axis in (self.batch_axis, self.channel_axis) if axis is not None]
+        n_axes = n_spatial + len(axes)
         if len(set(axes)) != len(axes) or any(not 0 <= axis < n_axes for axis in axes):
             raise InputError(
                 f"batch axis {self.batch_axis} and channel axis {self.channel_axis} do not fit "
@@ -194,17 +194,28 @@ class Correction:
         Parameters
         ----------
         shape : tuple of int
-            The shape of an output, all axes.
+            The shape of an output, with or without its batch axis.
 
         Returns
         -------
         tuple of slice
-            One per axis; empty where the margins leave nothing.
+            One per axis of `shape`; empty where the margins leave nothing.
+
+        Raises
+        ------
+        InputError
+            If the shape has another number of axes.
         """
+        others = (self.batch_axis, self.channel_axis)
+        n_axes = len(self.filters) + sum(axis is not None for axis in others)
+        missing = missing_axis(len(shape), n_axes, self.batch_axis)
+        axes = [axis for axis in range(n_axes) if axis != missing]
+        if len(shape) != len(axes):
+            raise InputError(f"the shape is {shape}; {n_axes} axes are expected")
         margins = iter(self.margins)
         region = []
-        for axis, size in enumerate(shape):
-            start, end = (0, 0) if axis in (self.batch_axis, self.channel_axis) else next(margins)
+        for axis, size in zip(axes, shape, strict=True):
+            start, end = (0, 0) if axis in others else next(margins)
             region.append(slice(min(start, size), max(size - end, min(start, size))))
         return tuple(region)
 

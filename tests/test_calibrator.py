@@ -53,6 +53,13 @@ def test_a_single_sample_is_enough(pair):
     np.testing.assert_array_equal(calibrator.shift_, [-1, 2])
 
 
+def test_the_score_leaves_the_margins_of_an_output_without_its_batch_axis_out(pair):
+    reference, observed = pair
+    calibrator = OutputCalibrator().fit(reference, observed)
+    # The border alone would bring it below 20 dB.
+    assert calibrator.score(reference[0], observed[0]) > 100
+
+
 @pytest.mark.parametrize(
     ("order", "axes"),
     [((0, 2, 3, 1), (0, 3)), ((2, 3, 0, 1), (2, 3)), ((1, 0, 2, 3), (1, 0))],

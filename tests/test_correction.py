@@ -53,6 +53,25 @@ def test_inside_the_margins_no_value_depends_on_the_border(correction):
             assert part.stop - 1 + axis_filter.offset + len(axis_filter.taps) - 1 < shape[axis]
 
 
+@pytest.mark.parametrize(("batch_axis", "channel_axis"), [(0, 1), (1, 0), (3, 2), (2, None)])
+def test_the_valid_region_is_the_same_without_the_batch_axis(batch_axis, channel_axis):
+    correction = Correction(
+        spatial_shape=(8, 8), shift=(-4.0, 1.0), batch_axis=batch_axis, channel_axis=channel_axis
+    )
+    shape = [8] * (3 if channel_axis is None else 4)
+    whole = correction.valid_region(tuple(shape))
+    rows, columns = (part for part in whole if part != slice(0, 8))
+    assert (rows, columns) == (slice(0, 4), slice(1, 8))
+    expected = whole[:batch_axis] + whole[batch_axis + 1 :]
+    assert correction.valid_region(tuple(shape[1:])) == expected
+
+
+@pytest.mark.parametrize("shape", [(8, 8), (1, 1, 1, 8, 8)])
+def test_there_is_no_valid_region_of_another_rank(shape):
+    with pytest.raises(InputError, match="4 axes are expected"):
+        Correction(spatial_shape=(8, 8)).valid_region(shape)
+
+
 def test_margins_wider_than_the_output_leave_nothing():
     correction = Correction(spatial_shape=(3,), shift=(-7.0,))
     assert correction.valid_region((1, 1, 3))[2] == slice(0, 0)
