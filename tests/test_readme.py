@@ -33,10 +33,13 @@ def workplace(tmp_path, monkeypatch):
     shutil.copytree(models / "fp32.mlpackage", tmp_path / "fp32.mlpackage")
     displaced(models / "fp16.mlpackage", tmp_path / "fp16.mlpackage")
     pictures = tmp_path / "pictures"
-    pictures.mkdir()
-    for name in ("astronaut", "coins", "rocket"):
-        source = ROOT / "calibration_data" / "pictures" / "train" / "low" / f"{name}.png"
-        shutil.copy(source, pictures)
+    for folder, part, names in (
+        (pictures, "train", ("astronaut", "coins", "rocket")),
+        (tmp_path / "heldout", "heldout", ("chelsea",)),
+    ):
+        folder.mkdir()
+        for name in names:
+            shutil.copy(ROOT / "calibration_data/pictures" / part / f"low/{name}.png", folder)
     recorded = tmp_path / "recorded"
     recorded.mkdir()
     with open_runner(tmp_path / "fp16.mlpackage") as runner:
