@@ -47,7 +47,8 @@ def correct(
         What the axes of `array` are, counted with the batch axis in place.
     precision : {'float32', 'output'}
         The dtype to compute in: float32 (float64 for float64 arrays), or the array's own. Integer
-        arrays are always computed in float32.
+        arrays are always computed in float32, those of more than 16 bits in float64. Whole-pixel
+        shifts copy values of any dtype as they are.
     out : ndarray, optional
         Where to put the result; of the shape and dtype of `array`.
 
@@ -82,7 +83,9 @@ def correct(
     spatial_axes = [axis for axis in range(array.ndim) if axis not in (batch_axis, channel_axis)]
     _check(array, out, n_axes=n_axes, n_channels=len(gain), channel_axis=channel_axis)
 
-    compute = _compute_dtype(array.dtype, precision)
+    has_gain, has_bias = any(value != 1 for value in gain), any(value != 0 for value in bias)
+    is_computed = has_gain or has_bias or not all(_is_whole(taps) for _, taps in filters)
+    compute = _compute_dtype(array.dtype, precision) if is_computed else array.dtype
     with np.errstate(over="ignore", invalid="ignore"):
         work = array.astype(compute, copy=False)
         for axis, (offset, taps) in zip(spatial_axes, filters, strict=True):
@@ -90,13 +93,12 @@ def correct(
         along_channels = [1] * array.ndim
         if channel_axis is not None:
             along_channels[channel_axis] = -1
-        if any(value != 1 for value in gain):
+        if has_gain:
             work = work * np.asarray(gain, compute).reshape(along_channels)
-        if any(value != 0 for value in bias):
+        if has_bias:
             work = work + np.asarray(bias, compute).reshape(along_channels)
-        if np.issubdtype(array.dtype, np.integer):
-            limits = np.iinfo(array.dtype)
-            work = np.clip(np.rint(work), limits.min, limits.max)
+        if is_computed and np.issubdtype(array.dtype, np.integer):
+            work = _clipped(np.rint(work), array.dtype)
         if out is None:
             # A correction that does nothing still gives a new array.
             return work.astype(array.dtype, copy=np.shares_memory(work, array))
@@ -140,8 +142,23 @@ def _check(
 
 def _compute_dtype(dtype: np.dtype[Any], precision: str) -> np.dtype[Any]:
     if not np.issubdtype(dtype, np.floating):
-        return np.dtype(np.float32)
+        return np.dtype(np.float32 if dtype.itemsize <= 2 else np.float64)
     return dtype if precision == "output" else np.promote_types(dtype, np.float32)
+
+
+def _clipped(values: np.ndarray[Any, Any], dtype: np.dtype[Any]) -> np.ndarray[Any, Any]:
+    """Limit whole numbers to the range of an integer dtype, so that they can be cast to it."""
+    limits = np.iinfo(dtype)
+    largest = values.dtype.type(limits.max)
+    if int(largest) > limits.max:  # 2**63 - 1 is no float64, and 2**63 would become negative
+        largest = np.nextafter(largest, values.dtype.type(0))
+    clipped: np.ndarray[Any, Any] = np.clip(values, limits.min, largest)
+    return clipped
+
+
+def _is_whole(taps: Sequence[float]) -> bool:
+    """Tell whether a filter copies values."""
+    return len(taps) == 1 and taps[0] == 1
 
 
 def _filtered(
@@ -149,7 +166,7 @@ def _filtered(
 ) -> np.ndarray[Any, Any]:
     """Weighted sum of neighbours along one axis; past the ends the edge value repeats."""
     size = array.shape[axis]
-    if len(taps) == 1 and taps[0] == 1:
+    if _is_whole(taps):
         return array if offset == 0 else _moved(array, axis, offset, size)
     source = _moved(array, axis, offset, size + len(taps) - 1)
     weights = np.asarray(taps, array.dtype)

@@ -154,6 +154,30 @@ def test_images_are_rounded_and_clipped_to_their_range():
     assert result.dtype == np.uint8
 
 
+INTEGERS = ("int8", "uint8", "int16", "uint16", "int32", "uint32", "int64", "uint64")
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_whole_pixel_shifts_copy_integers_of_any_size(dtype):
+    limits = np.iinfo(dtype)
+    labels = np.array([[[limits.max, limits.max - 1, limits.min, 5]]], dtype)
+    same = correct(labels, filters=((0, (1.0,)),), gain=(1,), bias=(0,))
+    np.testing.assert_array_equal(same, labels)
+    moved = correct(labels, filters=((-1, (1.0,)),), gain=(1,), bias=(0,))
+    np.testing.assert_array_equal(moved, labels[..., [0, 0, 1, 2]])
+
+
+@pytest.mark.parametrize("dtype", INTEGERS)
+def test_integers_of_any_size_are_clipped_to_their_range(dtype):
+    limits = np.iinfo(dtype)
+    values = np.array([[[limits.max, limits.min, 5]]], dtype)
+    result = correct(values, filters=((0, (1.0,)),), gain=(4,), bias=(0,))
+    # The largest float64 below 2**63 and 2**64 stands for their largest 64-bit integers.
+    largest = limits.max if limits.bits < 64 else int(np.nextafter(float(limits.max), 0))
+    expected = [largest, limits.min, 20]
+    assert result.tolist() == [[expected]]
+
+
 @pytest.mark.parametrize(
     ("array", "message"),
     [
