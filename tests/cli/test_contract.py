@@ -210,13 +210,6 @@ def test_help_loads_neither_numpy_nor_rich():
     assert done.stdout.splitlines()[-1] == "[]"
 
 
-def test_demo_is_called_with_its_folder(convcal, folder, monkeypatch):
-    (folder / "there").mkdir()
-    result = convcal("demo", "-o", "there")
-    assert result.code == 2
-    assert "'there' exists already" in result.err
-
-
 def test_output_goes_through_any_encoding(folder, captured):
     path = captured(*displaced(), name="ü→")
     words = [sys.executable, "-m", "convcal", "check", "--captures", str(path), "--min-snr", "-9"]
