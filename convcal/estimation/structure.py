@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import product
 
@@ -16,6 +17,10 @@ from convcal.estimation.refinement import refine_shift
 __all__ = ["Growth", "find_growth", "find_row_stride", "neighbour_correlation"]
 
 Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+# Pixels over the field: blocks of a few noisy values seldom line up that far by chance.
+_CLEAR = 0.05
 
 
 @dataclass(frozen=True)
@@ -91,7 +96,14 @@ def _correlation(first: Array, second: Array) -> float:
 
 
 def find_growth(
-    reference: Array, observed: Array, *, limits: tuple[int, ...], floor: Array
+    reference: Array,
+    observed: Array,
+    *,
+    limits: tuple[int, ...],
+    floor: Array,
+    least: Sequence[float],
+    valid_reference: Mask | None = None,
+    valid_observed: Mask | None = None,
 ) -> Growth | None:
     """Find whether the shift grows along its own axis, as under a change of scale.
 
@@ -101,13 +113,17 @@ def find_growth(
         Finite, standardised per channel.
     limits : tuple of int
     floor : ndarray of float64, shape (C,)
+    least : sequence of float
+        Pixels over the field, per axis, below which a growth is not reported.
+    valid_reference, valid_observed : ndarray of bool or None
+        Shape (N, C, *spatial): values that count. Others should be plausible all the same.
 
     Returns
     -------
     Growth or None
-        None where blocks are too few or too small, or their shifts show no growth: at least 0.05
-        pixels over the field, 5 standard errors, and more than half of the variance of the
-        blocks' shifts.
+        None where blocks are too few or too small, or their shifts show no growth: 5 standard
+        errors (10 where it is less than 0.05 pixels over the field) and more than half of the
+        variance of the blocks' shifts.
 
     Notes
     -----
@@ -123,7 +139,14 @@ def find_growth(
     for index in product(*(range(k) for k in counts)):
         cut = tuple(slice(e[i], e[i + 1]) for e, i in zip(edges, index, strict=True))
         where = (slice(None), slice(None), *cut)
-        shift = _block_shift(reference[where], observed[where], limits, floor)
+        shift = _block_shift(
+            reference[where],
+            observed[where],
+            limits=limits,
+            floor=floor,
+            valid_reference=None if valid_reference is None else valid_reference[where],
+            valid_observed=None if valid_observed is None else valid_observed[where],
+        )
         if shift is not None:
             shifts.append(shift)
             centres.append([(c.start + c.stop - 1) / 2 for c in cut])
@@ -134,7 +157,9 @@ def find_growth(
     for axis, size in enumerate(spatial):
         slope, intercept, sigmas, explained = _line(centre[:, axis], moved[:, axis])
         pixels = slope * (size - 1)
-        if counts[axis] >= 3 and abs(pixels) >= 0.05 and sigmas >= 5 and explained > 0.5:
+        enough = 5 if abs(pixels) >= _CLEAR else 10
+        is_clear = abs(pixels) >= least[axis] and sigmas >= enough and explained > 0.5
+        if counts[axis] >= 3 and is_clear:
             growth.append(pixels)
             fixed.append(-intercept / slope)
             clearest = max(clearest, sigmas)
@@ -152,7 +177,13 @@ def _n_blocks(size: int, *, n_axes: int) -> int:
 
 
 def _block_shift(
-    reference: Array, observed: Array, limits: tuple[int, ...], floor: Array
+    reference: Array,
+    observed: Array,
+    *,
+    limits: tuple[int, ...],
+    floor: Array,
+    valid_reference: Mask | None,
+    valid_observed: Mask | None,
 ) -> tuple[float, ...] | None:
     spatial = reference.shape[2:]
     local = tuple(
@@ -162,13 +193,27 @@ def _block_shift(
     axes = (0, *range(2, reference.ndim))
     reference = reference - reference.mean(axis=axes, keepdims=True)
     observed = observed - observed.mean(axis=axes, keepdims=True)
-    scores = score_shifts(reference, observed, limits=local, floor=floor)
+    scores = score_shifts(
+        reference,
+        observed,
+        limits=local,
+        floor=floor,
+        valid_reference=valid_reference,
+        valid_observed=valid_observed,
+    )
     best = scores.best()
     if scores.score[scores.index(best)] > math.log(0.8) / 2 or any(
         abs(b) == limit > 0 for b, limit in zip(best, local, strict=True)
     ):
         return None
-    refined = refine_shift(reference, observed, start=best, floor=floor)
+    refined = refine_shift(
+        reference,
+        observed,
+        start=best,
+        floor=floor,
+        valid_reference=valid_reference,
+        valid_observed=valid_observed,
+    )
     return refined.shift
 
 

@@ -34,6 +34,12 @@ _WHITE = 0.2
 # Fewer fitted values per channel than this decide nothing.
 _LEAST_VALUES = 32
 _LEAST_UNITS = 16
+# Pixels over the field by which a shift must grow to be a change of scale: these where the shift
+# leaves more than rounding, half of the shift where it does not (the mean of a displacement that
+# grows from nothing is half of its end) or where no shift is fitted; never less than the smallest
+# shift that is told from none.
+_GROWTH = 0.05
+_LEAST_GROWTH = 0.01
 
 
 @dataclass(frozen=True, eq=False)
@@ -141,6 +147,11 @@ def judge(
     if is_corrected and after <= 1 and lost == 0:
         if registration is not None and registration.ambiguous and any(chosen.candidate.shift):
             return _periodic(verdict, registration, chosen)
+        if any(s != round(s) for s in chosen.candidate.shift):
+            least = tuple(max(_LEAST_GROWTH, abs(s) / 2) for s in chosen.candidate.shift)
+            growth = _growth(reference, observed, validity, limits, level, least)
+            if growth is not None:
+                return _scale(verdict, growth)
         return verdict("correctable", _family(chosen.candidate), _helps(chosen, after), keep=True)
     clean = _clean_residual(reference, observed, chosen.candidate, split, validity)
     if share_clipped > 0 and _rms_level(clean, level) <= 1:
@@ -168,18 +179,14 @@ def judge(
                 f"{stride} values apart, each row sheared further than the last; read the output "
                 "through its strides",
             )
-        growth = _growth(reference, observed, validity, limits, level)
-        if growth is not None:
-            findings["growth"] = list(growth.growth)
-            findings["fixed_point"] = [None if math.isnan(p) else p for p in growth.fixed_point]
-            axis = int(np.argmax(np.abs(growth.growth)))
-            return verdict(
-                "not-correctable",
-                "scale",
-                f"the shift grows by {growth.growth[axis]:+.3g} px along spatial axis {axis} "
-                f"({growth.sigmas:.0f} standard errors over {growth.n_blocks} blocks), zero at "
-                f"position {growth.fixed_point[axis]:.4g}: a change of scale, not a shift",
+        least = (_GROWTH,) * len(limits)
+        if chosen.candidate.model != "affine":
+            least = tuple(
+                min(_GROWTH, max(_LEAST_GROWTH, abs(s) / 2)) for s in chosen.candidate.shift
             )
+        growth = _growth(reference, observed, validity, limits, level, least)
+        if growth is not None:
+            return _scale(verdict, growth)
         if registration.ambiguous and any(registration.whole_shift) and is_corrected:
             return _periodic(verdict, registration, chosen)
     if is_corrected:
@@ -268,6 +275,20 @@ def _helps(chosen: Trial, after: float) -> str:
     )
 
 
+def _scale(verdict: _Verdict, growth: Growth) -> Judgement:
+    axis = int(np.argmax(np.abs(growth.growth)))
+    result = verdict(
+        "not-correctable",
+        "scale",
+        f"the shift grows by {growth.growth[axis]:+.3g} px along spatial axis {axis} "
+        f"({growth.sigmas:.0f} standard errors over {growth.n_blocks} blocks), zero at "
+        f"position {growth.fixed_point[axis]:.4g}: a change of scale, not a shift",
+    )
+    result.findings["growth"] = list(growth.growth)
+    result.findings["fixed_point"] = [None if math.isnan(p) else p for p in growth.fixed_point]
+    return result
+
+
 def _periodic(verdict: _Verdict, registration: Registration, chosen: Trial) -> Judgement:
     others = ", ".join(str(s) for s in registration.ambiguous[:3])
     return verdict(
@@ -354,10 +375,21 @@ def _growth(
     validity: Validity,
     limits: tuple[int, ...],
     level: RoundingLevel,
+    least: tuple[float, ...],
 ) -> Growth | None:
     ref, spread = standardised(reference, validity.reference)
-    obs, _ = standardised(observed, validity.observed)
-    return find_growth(ref, obs, limits=limits, floor=np.square(level.single / spread))
+    # Clipped values do not count, but zeros in their place would put edges there.
+    finite = np.isfinite(observed)
+    obs, _ = standardised(observed, None if finite.all() else finite)
+    return find_growth(
+        ref,
+        obs,
+        limits=limits,
+        floor=np.square(level.single / spread),
+        least=least,
+        valid_reference=validity.reference,
+        valid_observed=validity.observed,
+    )
 
 
 def _related(

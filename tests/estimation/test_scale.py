@@ -1,0 +1,56 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""A displacement that grows with position is no shift, however small."""
+
+from __future__ import annotations
+
+import pytest
+
+from convcal.datasets import make_pair
+from convcal.estimation import estimate
+from convcal.faults import parse_fault
+
+
+def scaled(reference, exponent):
+    return parse_fault(f"scale-corner:d={2.0**exponent}").apply(reference)
+
+
+@pytest.mark.parametrize("exponent", range(-12, -5))
+@pytest.mark.parametrize("content", ["pink", "smooth", "edges"])
+@pytest.mark.parametrize(
+    ("shape", "n_samples"), [((128, 128), 1), ((128, 128), 3), ((128,), 24), ((512,), 12)]
+)
+def test_a_scale_error_is_never_called_a_shift(shape, n_samples, content, exponent):
+    reference = make_pair(
+        shape, n_samples=n_samples, n_channels=1, content=content, seed=-exponent
+    ).reference
+    result = estimate(reference, scaled(reference, exponent))
+    # Linear sampling moves smooth content by 2**-12 * 128 = 0.03 px at most, near what fp16 leaves.
+    assert result.family in {"scale", "rounding"}, result.reason
+    assert not any(result.shift)
+    if exponent > -11:
+        assert (result.verdict, result.family) == ("not-correctable", "scale")
+        growth = result.evidence["findings"]["growth"]
+        # Linear sampling of pink content moves its fine detail by less than is asked for.
+        wanted = [2.0**exponent * (size - 1) for size in shape]
+        assert growth == pytest.approx(wanted, rel=0.25)
+
+
+@pytest.mark.parametrize("seed", range(8))
+@pytest.mark.parametrize("shape", [(48, 48), (128,)])
+def test_a_small_shift_is_never_called_a_scale_error(shape, seed):
+    content = ("pink", "white", "edges", "smooth")[seed % 4]
+    n_samples = 24 if len(shape) == 1 else 6
+    shift = (0.05, *(0.0 for _ in shape[1:]))
+    pair = make_pair(
+        shape, shift=shift, content=content, n_samples=n_samples, n_channels=1, seed=seed
+    )
+    result = estimate(pair.reference, pair.observed)
+    assert (result.family, result.model[:8]) == ("sub-pixel-shift", "subpixel")
+    assert result.shift == pytest.approx(shift, abs=0.005)
+
+
+def test_flat_areas_that_pass_for_clipped_do_not_hide_the_growth():
+    pair = make_pair((128, 128), n_samples=1, n_channels=1, content="edges", seed=1)
+    result = estimate(pair.reference, scaled(pair.reference, -12))
+    assert sum(result.evidence["channels"]["n_saturated"]) > 0
+    assert (result.verdict, result.family) == ("not-correctable", "scale"), result.reason
