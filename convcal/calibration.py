@@ -232,7 +232,7 @@ class Calibration:
         if calibration.is_emulated:
             warnings.warn(
                 f"'{file}' was fitted under an emulated fault "
-                f"({', '.join(map(str, calibration.provenance.get('faults', [])))}); "
+                f"({', '.join(calibration.provenance.get('faults', []))}); "
                 "it says nothing about real hardware",
                 ConvcalWarning,
                 stacklevel=2,
@@ -272,7 +272,18 @@ class Calibration:
                 outputs[name] = OutputCalibration.from_dict(output)
             except InputError as error:
                 raise InputError(f"output {name!r}: {error}") from None
-        return cls(outputs=outputs, provenance=_member(record, "provenance", dict))
+        return cls(outputs=outputs, provenance=_provenance(record))
+
+
+def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:
+    """Read where a calibration comes from; what is said of emulation must be readable."""
+    provenance: dict[str, Any] = _member(record, "provenance", dict)
+    if not isinstance(provenance.get("emulated", False), bool):
+        raise InputError(f"'emulated' is {provenance['emulated']!r}; true or false is accepted")
+    faults = provenance.get("faults", [])
+    if not isinstance(faults, list) or not all(isinstance(fault, str) for fault in faults):
+        raise InputError(f"'faults' is {faults!r}; a list of names is accepted")
+    return provenance
 
 
 def _member(record: Mapping[str, Any], key: str, kind: type) -> Any:

@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -29,6 +30,11 @@ class Thresholds:
         At most that much, in the output's units.
     min_cosine : float, optional
         At least that cosine similarity.
+
+    Raises
+    ------
+    InputError
+        If a threshold is NaN, which nothing misses.
     """
 
     min_snr_db: float | None = None
@@ -36,6 +42,11 @@ class Thresholds:
     max_abs_error: float | None = None
     max_rmse: float | None = None
     min_cosine: float | None = None
+
+    def __post_init__(self) -> None:
+        for name, limit in vars(self).items():
+            if limit is not None and math.isnan(limit):
+                raise InputError(f"the threshold {name} is {limit}; give a number")
 
     def failures(self, metrics: Metrics) -> list[str]:
         """Say which thresholds the metrics miss, one sentence each."""

@@ -100,6 +100,9 @@ def test_any_truncation_is_refused_by_name(tmp_path):
         ({"outputs": {"y": 3}}, "output 'y': an object was expected, not int"),
         ({"outputs": []}, "'outputs' is of type list"),
         ({"provenance": None}, "'provenance' is of type NoneType"),
+        ({"provenance": {"emulated": True, "faults": 5}}, "'faults' is 5; a list"),
+        ({"provenance": {"emulated": True, "faults": [None]}}, "'faults' is .None."),
+        ({"provenance": {"emulated": "no"}}, "'emulated' is 'no'; true or false"),
     ],
 )
 def test_what_is_wrong_in_a_file_is_named(tmp_path, change, message):

@@ -60,6 +60,12 @@ def test_a_value_lost_to_nan_fails_whatever_the_threshold(reference):
     assert result.outputs["y"].failures == ("1 values are not finite where the reference is",)
 
 
+@pytest.mark.parametrize("name", ["min_snr_db", "max_rmse"])
+def test_a_threshold_that_nothing_can_miss_is_refused(name):
+    with pytest.raises(InputError, match=f"{name} is nan"):
+        Thresholds(**{name: float("nan")})
+
+
 def test_nothing_to_compare_fails():
     nothing = np.full((1, 1, 4), np.nan, np.float32)
     assert not check(pairs(nothing, nothing))

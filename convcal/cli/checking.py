@@ -103,6 +103,7 @@ def _check(arguments: argparse.Namespace) -> Outcome:
     calibration = Calibration.load(arguments.calibration) if arguments.calibration else None
     margins = Calibration.load(arguments.margins) if arguments.margins else None
     axes = read_axes(arguments)
+    thresholds = _thresholds(arguments)
     if is_captured:
         pairs = read_pairs(arguments.captures, axes=axes)
     else:
@@ -118,9 +119,7 @@ def _check(arguments: argparse.Namespace) -> Outcome:
                 axes=axes,
                 progress=tell,
             )
-    result = check(
-        pairs, thresholds=_thresholds(arguments), calibration=calibration, margins=margins
-    )
+    result = check(pairs, thresholds=thresholds, calibration=calibration, margins=margins)
     return Outcome(
         status="passed" if result else "failed",
         result={
