@@ -134,7 +134,8 @@ class CropOrigin(Fault):
     References
     ----------
     apple/coremltools #2324 (fp16, asymmetric pads) and #2281 (fp32, ``output_shape``);
-    microsoft/onnxruntime #21416. Fault catalogue A1 (hypotheses H0 and H2) and A2: CROP_ORIGIN.
+    microsoft/onnxruntime #21416. What they show fits an origin of 0; floor(P/2) is the other
+    reading, which they do not rule out.
     """
 
     name = "crop-origin"
@@ -161,7 +162,8 @@ class ChannelAffine(ArrayFault):
 
     References
     ----------
-    Fault catalogue E4 and B4: CH_AFFINE.
+    apple/coremltools #1901 (average pooling off by a factor of 49); apple/coreai-torch #54
+    (constants of batch normalisation held in fp16).
     """
 
     name = "channel-affine"
@@ -206,8 +208,7 @@ class IntShift(ArrayFault):
 
     References
     ----------
-    ARM-software/ComputeLibrary #331, google-ai-edge/LiteRT #9272. Fault catalogue A8, B1 and
-    B3: INT_SHIFT.
+    ARM-software/ComputeLibrary #331, google-ai-edge/LiteRT #9272.
     """
 
     name = "int-shift"
@@ -250,8 +251,8 @@ class ScaleCorner(ArrayFault):
 
     References
     ----------
-    Coordinates held in fp16 are wrong by up to 2**-11 of themselves: fault catalogue C3,
-    SCALE_CORNER.
+    microsoft/onnxruntime #21170: no shift at one corner, almost a pixel at the other, from about
+    1024 pixels on. Coordinates held in fp16 are wrong by up to 2**-11 of themselves.
     """
 
     name = "scale-corner"
@@ -287,7 +288,7 @@ class RowStride(ArrayFault):
 
     References
     ----------
-    apple/coremltools #1893, microsoft/onnxruntime #21416. Fault catalogue D: ROW_STRIDE.
+    apple/coremltools #1893, microsoft/onnxruntime #21416.
     """
 
     name = "row-stride"
@@ -318,7 +319,8 @@ class Saturate(ArrayFault):
 
     References
     ----------
-    Fault catalogue E1: SATURATE, with limits 65504 (fp16), 32768 and 4094.
+    65504 is the largest fp16 number; sbryngelson/ane-guide measured limits of 32768 (sums of
+    products) and 4094 (crops along the width) on Neural Engines.
     """
 
     name = "saturate"
@@ -352,7 +354,7 @@ class Noise(ArrayFault):
 
     References
     ----------
-    Fault catalogue E5: NOISE; apple/coremltools #2625 sees 0.001 to 0.04.
+    apple/coremltools #2625 sees 0.001 to 0.04.
     """
 
     name = "noise"

@@ -4,7 +4,7 @@
 
 Written from the documentation of MIL's operations (the docstrings in coremltools), in float64,
 with one plain loop over the taps of a kernel. Where MIL leaves open what a transposed convolution
-keeps, it follows issue 2: ``custom`` pads begin at the pad in front, ``valid`` with a shorter
+keeps, it follows the reference runtime: ``custom`` pads begin at the pad in front, ``valid`` with a shorter
 ``output_shape`` keeps the centre.
 """
 

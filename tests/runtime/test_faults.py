@@ -46,7 +46,7 @@ def only(results):
     return result
 
 
-# faults.md A1: the origins 0 (H0) and floor(P/2) (H2) for pads [1,0], [2,0] and [2,1].
+# The origins 0 and floor(P/2) for pads [1,0], [2,0] and [2,1].
 @pytest.mark.parametrize(
     ("pad", "zero", "half"),
     [([1, 0], 0, 0), ([2, 0], 0, 1), ([2, 1], 0, 1)],
