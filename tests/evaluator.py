@@ -4,8 +4,8 @@
 
 Written from the documentation of MIL's operations (the docstrings in coremltools), in float64,
 with one plain loop over the taps of a kernel. Where MIL leaves open what a transposed convolution
-keeps, it follows the reference runtime: ``custom`` pads begin at the pad in front, ``valid`` with a shorter
-``output_shape`` keeps the centre.
+keeps, it follows the rule of the reference runtime: ``custom`` pads begin at the pad in front,
+``valid`` with a shorter ``output_shape`` keeps the centre.
 """
 
 import itertools
