@@ -7,9 +7,8 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
-from numpy.typing import NDArray
 
-__all__ = ["Filter", "apply_filters", "axis_filter", "filter_margins", "tap_count"]
+__all__ = ["Filter", "axis_filter", "filter_margins", "tap_count"]
 
 Filter = tuple[int, tuple[float, ...]]
 """Offset and taps: ``corrected[i] = sum over k of taps[k] * observed[i + offset + k]``."""
@@ -70,33 +69,3 @@ def axis_filter(shift: float, *, n_taps: int = _N_TAPS) -> Filter:
 def filter_margins(filters: Sequence[Filter]) -> tuple[tuple[int, int], ...]:
     """Give how many positions at the start and end of each axis lack part of their source."""
     return tuple((max(0, -offset), max(0, offset + len(taps) - 1)) for offset, taps in filters)
-
-
-def apply_filters(array: NDArray[np.float64], filters: Sequence[Filter]) -> NDArray[np.float64]:
-    """Apply one filter per trailing axis, the border replicated.
-
-    Parameters
-    ----------
-    array : ndarray of float64, shape (..., *spatial)
-    filters : sequence of Filter
-        One per spatial axis.
-
-    Returns
-    -------
-    ndarray of float64
-        Of the array's shape; the array itself where nothing is to be done.
-    """
-    first_axis = array.ndim - len(filters)
-    for axis, (offset, taps) in enumerate(filters, start=first_axis):
-        if (offset, taps) == (0, (1.0,)):
-            continue
-        size = array.shape[axis]
-        total: NDArray[np.float64] | None = None
-        for k, tap in enumerate(taps):
-            source = np.clip(np.arange(size) + offset + k, 0, size - 1)
-            part = np.take(array, source, axis=axis)
-            if len(taps) > 1:
-                part *= tap
-            total = part if total is None else np.add(total, part, out=total)
-        array = total if total is not None else array
-    return array

@@ -6,14 +6,15 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from convcal.arithmetic import correct
 from convcal.estimation.affine import AffineFit, fit_affine
 from convcal.estimation.interpolation import (
     Filter,
-    apply_filters,
     axis_filter,
     filter_margins,
     tap_count,
@@ -64,12 +65,11 @@ class Candidate:
         """Positions at the start and end of each axis without a full source."""
         return filter_margins(self.filters)
 
-    def apply(self, observed: Array) -> Array:
-        """Correct an array (N, C, *spatial); the border is replicated."""
-        column = (1, -1) + (1,) * len(self.shift)
-        with np.errstate(invalid="ignore"):  # infinities of both signs under the taps
-            moved = apply_filters(observed, self.filters)
-            return moved * self.gain.reshape(column) + self.bias.reshape(column)
+    def apply(self, observed: NDArray[Any]) -> NDArray[Any]:
+        """Correct an array (N, C, *spatial) as the post-processor does, in its own dtype."""
+        return correct(
+            observed, filters=self.filters, gain=self.gain.tolist(), bias=self.bias.tolist()
+        )
 
     def touches(self) -> Mask:
         """Tell which channels it changes."""

@@ -149,7 +149,9 @@ def judge(
             return _periodic(verdict, registration, chosen)
         if any(s != round(s) for s in chosen.candidate.shift):
             least = tuple(max(_LEAST_GROWTH, abs(s) / 2) for s in chosen.candidate.shift)
-            growth = _growth(reference, observed, validity, limits, level, least)
+            growth = _growth(
+                reference, observed, validity=validity, limits=limits, level=level, least=least
+            )
             if growth is not None:
                 return _scale(verdict, growth)
         return verdict("correctable", _family(chosen.candidate), _helps(chosen, after), keep=True)
@@ -184,7 +186,9 @@ def judge(
             least = tuple(
                 min(_GROWTH, max(_LEAST_GROWTH, abs(s) / 2)) for s in chosen.candidate.shift
             )
-        growth = _growth(reference, observed, validity, limits, level, least)
+        growth = _growth(
+            reference, observed, validity=validity, limits=limits, level=level, least=least
+        )
         if growth is not None:
             return _scale(verdict, growth)
         if registration.ambiguous and any(registration.whole_shift) and is_corrected:
@@ -372,6 +376,7 @@ def _limits_text(validity: Validity) -> str:
 def _growth(
     reference: Array,
     observed: Array,
+    *,
     validity: Validity,
     limits: tuple[int, ...],
     level: RoundingLevel,

@@ -11,10 +11,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from convcal.arithmetic import correct
 from convcal.datasets import make_pair
 from convcal.errors import InputError
 from convcal.estimation import estimate
-from convcal.estimation.interpolation import apply_filters
 
 FOUND = {"correctable", "partly-correctable"}
 
@@ -166,7 +166,9 @@ def test_issue_2324_is_a_whole_pixel_shift_even_at_eight_values_a_sample(seed):
     result = estimate(reference, observed)
     assert (result.verdict, result.family, result.shift) == ("correctable", "shift", (-1.0,))
     assert result.margins == ((0, 1),)
-    corrected = apply_filters(observed.astype(np.float64), result.filters)[..., :7]
+    corrected = correct(observed, filters=result.filters, gain=result.gain, bias=result.bias)[
+        ..., :7
+    ].astype(np.float64)
     # The bound of issue 2: seven of eight positions within 2e-3 of the largest value.
     assert np.abs(corrected - reference[..., :7]).max() <= 2e-3 * reference.max()
 
