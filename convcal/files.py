@@ -35,10 +35,14 @@ def ensure_absent(target: str | os.PathLike[str], *, force: bool = False) -> Pat
     OutputExistsError
         If the target exists and `force` is false.
     InputError
-        If the folder that should hold it does not exist.
+        If the folder that should hold it does not exist, or its path cannot be followed.
     """
     path = Path(target)
-    if not path.parent.is_dir():
+    try:
+        has_folder = path.parent.is_dir()
+    except OSError as error:  # too long, or through a folder that may not be entered
+        raise InputError(f"cannot write '{path}': {error.strerror}; choose another path") from error
+    if not has_folder:
         msg = f"cannot write '{path}': the folder '{path.parent}' does not exist; create it first"
         raise InputError(msg)
     if os.path.lexists(path) and not force:
@@ -75,12 +79,14 @@ def staged(target: str | os.PathLike[str], *, force: bool = False) -> Iterator[P
         If the operating system refuses a write (full disk, no permission).
     """
     path = ensure_absent(target, force=force)
+    place = path.absolute()  # the block may run code of the user's that changes the folder
     stage: Path | None = None
     try:
-        stage = Path(tempfile.mkdtemp(prefix=".convcal-", dir=path.parent))
-        temporary = stage / path.name
+        stage = Path(tempfile.mkdtemp(prefix=".convcal-", dir=place.parent))
+        temporary = stage / place.name
         yield temporary
-        _replace(temporary, path, stage)
+        ensure_absent(place, force=force)  # the work may have been long
+        _replace(temporary, place, stage)
     except (OutputExistsError, WriteError):
         raise
     except OSError as error:
@@ -97,9 +103,10 @@ def _replace(source: Path, target: Path, stage: Path) -> None:
         source.replace(target)
         return
     aside = stage / "replaced"
-    target.rename(aside)
     try:
+        target.rename(aside)
         source.rename(target)
-    except OSError:
-        aside.rename(target)
+    except BaseException:  # Ctrl-C too: what lies aside is removed with the stage
+        if os.path.lexists(aside) and not os.path.lexists(target):
+            aside.rename(target)
         raise

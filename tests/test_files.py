@@ -1,5 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import errno
+import os
+from pathlib import Path
 
 import pytest
 
@@ -78,3 +80,45 @@ def test_existing_targets_need_force(tmp_path):
 def test_a_missing_folder_is_named(tmp_path):
     with pytest.raises(InputError, match=r"nowhere' does not exist"):
         ensure_absent(tmp_path / "nowhere" / "a.txt")
+
+
+def test_an_interrupt_between_the_two_renames_gives_the_old_folder_back(tmp_path, monkeypatch):
+    old = tmp_path / "package"
+    old.mkdir()
+    (old / "old").touch()
+    rename = Path.rename
+
+    def interrupted(self, target):
+        result = rename(self, target)
+        if self == old:
+            raise KeyboardInterrupt
+        return result
+
+    monkeypatch.setattr(Path, "rename", interrupted)
+    with pytest.raises(KeyboardInterrupt), staged(old, force=True) as temporary:
+        temporary.mkdir()
+    assert listing(tmp_path) == ["package", "package/old"]
+
+
+def test_what_appears_at_the_target_meanwhile_is_kept(tmp_path):
+    with pytest.raises(OutputExistsError), staged(tmp_path / "a.txt") as temporary:
+        temporary.write_text("ours")
+        (tmp_path / "a.txt").write_text("theirs")
+    assert listing(tmp_path) == ["a.txt"]
+    assert (tmp_path / "a.txt").read_text() == "theirs"
+
+
+def test_a_relative_target_stays_where_it_was_when_the_block_changes_the_folder(
+    tmp_path, monkeypatch
+):
+    (tmp_path / "elsewhere").mkdir()
+    monkeypatch.chdir(tmp_path)
+    with staged("a.txt") as temporary:
+        temporary.write_text("new")
+        os.chdir("elsewhere")
+    assert listing(tmp_path) == ["a.txt", "elsewhere"]
+
+
+def test_a_path_that_is_too_long_is_named(tmp_path):
+    with pytest.raises(InputError, match=r"cannot write .*too long"):
+        ensure_absent(tmp_path / ("a" * 300) / "b.txt")

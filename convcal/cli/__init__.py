@@ -30,8 +30,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         The exit code, one of `convcal.cli.contract.ExitCode`.
     """
     if threading.current_thread() is threading.main_thread():
-        # A CI that cancels a job sends SIGTERM: leave nothing half-written then, either.
-        signal.signal(signal.SIGTERM, signal.default_int_handler)
+        _handle_signals()
     try:
         # Imported here, so that Ctrl-C during the imports is no traceback either.
         from convcal.cli.application import run_command
@@ -39,3 +38,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return run_command(sys.argv[1:] if arguments is None else list(arguments))
     except KeyboardInterrupt:
         return 130
+
+
+def _handle_signals() -> None:
+    """Leave nothing half-written when a CI cancels the job or a terminal is closed, either."""
+    for name in ("SIGTERM", "SIGHUP"):
+        number = getattr(signal, name, None)  # Windows has no SIGHUP
+        if number is not None and signal.getsignal(number) is not signal.SIG_IGN:  # as under nohup
+            signal.signal(number, signal.default_int_handler)

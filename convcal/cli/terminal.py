@@ -10,8 +10,10 @@ import os
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any, TextIO
 
+from convcal.errors import WriteError
 from convcal.report.text import plain
 
 if TYPE_CHECKING:
@@ -24,7 +26,19 @@ SECONDS_BETWEEN_LINES = 15.0
 
 
 def prepare_streams() -> None:
-    """Let characters that the terminal's encoding lacks be escaped, not raise."""
+    """Let characters that the terminal's encoding lacks be escaped, and open what is closed.
+
+    A descriptor that a daemon or ``>&-`` has closed would be given to the next file that is
+    opened, and whatever a library prints would go into that file.
+    """
+    for descriptor in range(3):
+        try:
+            os.fstat(descriptor)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # takes the lowest that is free, this one
+    for name in ("stdout", "stderr"):
+        if getattr(sys, name) is None:
+            setattr(sys, name, Path(os.devnull).open("w", encoding="utf-8"))  # noqa: SIM115
     for stream in (sys.stdout, sys.stderr):
         if hasattr(stream, "reconfigure"):
             stream.reconfigure(errors="backslashreplace")
@@ -67,9 +81,19 @@ def _write(write: Callable[[TextIO], object]) -> None:
         sys.stdout.flush()
     except (BrokenPipeError, SystemExit):  # the latter is what Rich makes of the former
         # The reader has left (`convcal … | head`): the work is done and its exit code stands.
-        # Point the descriptor elsewhere, or the interpreter complains when it closes it.
-        with contextlib.suppress(OSError, ValueError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_output()
+    except OSError as error:
+        _discard_output()
+        raise WriteError(
+            f"cannot write to standard output: {error.strerror or error}; what the command was to "
+            "write elsewhere is there"
+        ) from error
+
+
+def _discard_output() -> None:
+    """Point standard output elsewhere, or the interpreter complains when it closes it."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 @contextlib.contextmanager

@@ -105,7 +105,7 @@ def _does_not_load(error: Exception) -> UnavailableError:
 
 @contextlib.contextmanager
 def _deferred_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C (and SIGTERM, where it is handled) back until the block has ended.
+    """Hold Ctrl-C (SIGTERM and SIGHUP too, where they are handled) back until the block has ended.
 
     coremltools and what it imports have bare ``except:`` clauses: an interrupt during the import
     is lost there and a package is left half-imported.
@@ -116,8 +116,9 @@ def _deferred_interrupts() -> Iterator[None]:
     received: list[int] = []
     handlers = {
         number: handler
-        for number in (signal.SIGINT, signal.SIGTERM)
-        if callable(handler := signal.getsignal(number))
+        for name in ("SIGINT", "SIGTERM", "SIGHUP")
+        if (number := getattr(signal, name, None)) is not None  # Windows has no SIGHUP
+        and callable(handler := signal.getsignal(number))
     }
     for number in handlers:
         signal.signal(number, lambda received_number, _: received.append(received_number))

@@ -4,15 +4,19 @@
 import json
 import os
 import pty
+import shlex
 import signal
 import subprocess
 import sys
 import time
+from pathlib import Path
 
+import numpy as np
 import pytest
 from cli.scenes import content, displaced
 
 COMMAND = (sys.executable, "-m", "convcal")
+FULL = Path("/dev/full")
 SLOW = """\
 import pathlib, time
 import numpy as np
@@ -35,7 +39,12 @@ def samples():
 
 @pytest.mark.parametrize(
     ("verb", "sent"),
-    [("fit", signal.SIGINT), ("capture", signal.SIGINT), ("run", signal.SIGTERM)],
+    [
+        ("fit", signal.SIGINT),
+        ("capture", signal.SIGINT),
+        ("run", signal.SIGTERM),
+        ("run", signal.SIGHUP),
+    ],
 )
 def test_ctrl_c_in_the_middle_leaves_nothing_behind(folder, pair, verb, sent):
     (folder / "slow.py").write_text(SLOW)
@@ -83,6 +92,44 @@ def test_a_reader_that_leaves_early_is_no_error(folder, captured):
     os.close(writing)
     assert process.returncode == 0
     assert process.stderr == ""
+    assert (folder / "net.json").is_file()
+
+
+@pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
+def test_streams_that_are_closed_do_not_stop_the_work(folder, pair, data, closed):
+    line = shlex.join([*COMMAND, "run", str(pair[0]), "--data", str(data), "-o", "outputs.npz"])
+    process = subprocess.run(
+        ["sh", "-c", f"exec {line} --runtime reference --json {closed}"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert process.returncode == 0
+    assert process.stderr == ""
+    assert (">" in closed.replace("2>", "")) is (process.stdout == "")
+    if process.stdout:
+        assert json.loads(process.stdout)["status"] == "done"
+    with np.load("outputs.npz") as outputs:
+        assert len(outputs) == 12
+
+
+@pytest.mark.skipif(not FULL.exists(), reason="this system has no full device")
+@pytest.mark.parametrize("form", [(), ("--json",)])
+def test_a_full_disk_under_the_results_is_told(folder, captured, form):
+    path = captured(*displaced())
+    with FULL.open("w") as full:
+        process = subprocess.run(
+            [*COMMAND, "fit", "--captures", path, "-o", "net.json", *form],
+            stdout=full,
+            stderr=subprocess.PIPE,
+            text=True,
+            check=False,
+        )
+    assert process.returncode == 2
+    assert process.stderr == (
+        "error: cannot write to standard output: No space left on device; what the command was to "
+        "write elsewhere is there\n"
+    )
     assert (folder / "net.json").is_file()
 
 
