@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from convcal.calibration import Calibration
+from convcal.cautions import warn_of_reference_runtime
 from convcal.correction import Correction
 from convcal.errors import InputError
 from convcal.estimation.metrics import Metrics, measure
@@ -135,6 +136,12 @@ def check(
     InputError
         If both calibrations are given, or one has an output that the candidate lacks or does
         not fit it.
+
+    Warns
+    -----
+    ConvcalWarning
+        If the candidate passed, but on the reference runtime, where a fault of a device cannot
+        show.
     """
     if calibration is not None and margins is not None:
         raise InputError("a calibration to apply and one for its margins are given; give one")
@@ -156,7 +163,12 @@ def check(
             )
         except InputError as error:
             raise InputError(f"output '{name}': {error}") from None
-    return CheckResult(outputs, thresholds)
+    result = CheckResult(outputs, thresholds)
+    if result:
+        warn_of_reference_runtime(
+            pairs.provenance, finding="the candidate passed on the reference runtime"
+        )
+    return result
 
 
 def _check_output(

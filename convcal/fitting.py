@@ -13,6 +13,7 @@ import numpy as np
 import convcal
 from convcal.assessment import FitOptions, assess
 from convcal.calibration import Calibration
+from convcal.cautions import warn_of_reference_runtime
 from convcal.errors import InputError
 from convcal.pairs import Axes, Model, Pairs, Progress, read_pairs, record_pairs
 
@@ -65,6 +66,12 @@ def fit(
     ------
     ConvcalError
         If a package cannot be read or run, or models and data do not match.
+
+    Warns
+    -----
+    ConvcalWarning
+        If the answer is ``'identical'``, but on the reference runtime, where a fault of a device
+        cannot show.
 
     See Also
     --------
@@ -133,4 +140,10 @@ def _fit_pairs(pairs: Pairs, options: FitOptions | None) -> Calibration:
         "numpy": np.__version__,
         "python": platform.python_version(),
     }
-    return Calibration(outputs=outputs, provenance={**pairs.provenance, "versions": versions})
+    calibration = Calibration(outputs, {**pairs.provenance, "versions": versions})
+    if calibration.verdict == "identical":
+        warn_of_reference_runtime(
+            calibration.provenance,
+            finding="the fp16 program itself is right, as the reference runtime computes it",
+        )
+    return calibration

@@ -235,7 +235,7 @@ def test_a_capture_may_be_called_like_the_folders_of_its_chunks(convcal, capture
 def test_progress_is_told_in_sparse_lines_where_there_is_no_terminal(
     convcal, pair, data, monkeypatch
 ):
-    words = ("check", *pair, "--data", data)
+    words = ("check", *pair, "--data", data, "--emulate", FAULT)
     assert convcal(*words).err == ""
     monkeypatch.setattr("convcal.cli.terminal.SECONDS_BETWEEN_LINES", 0.0)
     lines = convcal(*words).err.splitlines()
