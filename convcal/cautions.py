@@ -5,11 +5,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from convcal.errors import ConvcalWarning
 
-__all__ = ["warn_of_reference_runtime"]
+if TYPE_CHECKING:
+    from convcal.calibration import Calibration
+
+__all__ = ["warn_of_reference_runtime", "warn_of_uncorrected"]
 
 
 def warn_of_reference_runtime(provenance: Mapping[str, Any], *, finding: str) -> None:
@@ -33,6 +36,31 @@ def warn_of_reference_runtime(provenance: Mapping[str, Any], *, finding: str) ->
         f"{finding}; a fault of a device cannot show there: record the outputs on the device "
         "(convcal capture --import), or run this on a Mac"
     )
+
+
+def warn_of_uncorrected(calibration: Calibration) -> None:
+    """Say which outputs of a product stay wrong.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        What the product was made of.
+
+    Warns
+    -----
+    ConvcalWarning
+        If some outputs are corrected and others are wrong and have no correction.
+    """
+    wrong = [
+        f"'{name}' ({output.verdict})"
+        for name, output in calibration.outputs.items()
+        if output.correction.is_identity and output.verdict.startswith("not-")
+    ]
+    if wrong and not calibration.is_identity:
+        _warn(
+            f"there is no correction for {', '.join(wrong)}: the observed outputs are passed "
+            "through there, wrong as they may be; keep to the reference model for these"
+        )
 
 
 def _role(provenance: Mapping[str, Any], role: str) -> Mapping[str, Any]:

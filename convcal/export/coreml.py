@@ -8,6 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import convcal
+from convcal.cautions import warn_of_uncorrected
 from convcal.coreml.describe import describe, function_description
 from convcal.coreml.package import Package, read_package
 from convcal.coreml.patch import append_corrections
@@ -76,8 +77,8 @@ def export_coreml(
     Warns
     -----
     ConvcalWarning
-        If the calibration was fitted on another package, or coremltools cannot read the program,
-        so that the check of its types is left out.
+        If the calibration was fitted on another package, has no correction for an output that is
+        wrong, or coremltools cannot read the program, so that the check of its types is left out.
     """
     ensure_absent(target, force=force)
     original = package if isinstance(package, Package) else read_package(package)
@@ -102,7 +103,9 @@ def export_coreml(
                 "this is a defect of convcal, please report it with the package"
             ) from error
 
-    return patched.save(target, force=force, check=check)
+    saved = patched.save(target, force=force, check=check)
+    warn_of_uncorrected(calibration)
+    return saved
 
 
 def _compare_with_observed(calibration: Calibration, package: Package) -> None:

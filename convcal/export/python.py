@@ -13,6 +13,7 @@ from typing import Any
 import numpy as np
 
 from convcal.calibration import Calibration
+from convcal.cautions import warn_of_uncorrected
 from convcal.correction import Correction, Precision
 from convcal.errors import SelfCheckError
 from convcal.files import staged
@@ -106,6 +107,11 @@ def export_python(
         If the file exists or cannot be written.
     SelfCheckError
         If the generated file does not pass its own test; it is not kept.
+
+    Warns
+    -----
+    ConvcalWarning
+        If it corrects some outputs, and has no correction for another that is wrong.
     """
     source = importlib.resources.files("convcal").joinpath("arithmetic.py").read_text("utf-8")
     entries = {
@@ -129,6 +135,7 @@ def export_python(
                 f"the generated '{target}' does not pass its own test ({error}); "
                 "it was not kept; please report this"
             ) from error
+    warn_of_uncorrected(calibration)
     return Path(target)
 
 

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from strategies import calibrations, small
 
 from convcal import Calibration, Correction, OutputCalibration, PostProcessor, export_python
-from convcal.errors import OutputExistsError, SelfCheckError
+from convcal.errors import ConvcalWarning, OutputExistsError, SelfCheckError
 
 HOSTILE = '"""\n\\\x00\u2028\'; import os; os.abort()  # {0} %s \ud83d'
 
@@ -33,6 +33,7 @@ def shape_of(correction):
     )
 
 
+@pytest.mark.filterwarnings("ignore:there is no correction:convcal.errors.ConvcalWarning")
 @given(calibrations(small), st.sampled_from(["float32", "output"]))
 @settings(deadline=None, max_examples=40)
 def test_it_gives_the_bits_of_the_post_processor(tmp_path_factory, calibration, precision):
@@ -134,3 +135,16 @@ def test_emulation_is_labelled_and_existing_files_are_kept(tmp_path):
     assert "EMULATED" in path.read_text()
     with pytest.raises(OutputExistsError):
         export_python(calibration, path)
+
+
+def test_an_output_that_stays_wrong_is_warned_of(tmp_path):
+    mended, wrong = Correction(spatial_shape=(8,), gain=(2.0,), bias=(0.0,)), Correction((8,))
+    calibration = Calibration(
+        {
+            "big": OutputCalibration("correctable", "", "", mended),
+            "mask": OutputCalibration("not-correctable", "", "", wrong),
+            "side": OutputCalibration("identical", "", "", wrong),
+        }
+    )
+    with pytest.warns(ConvcalWarning, match=r"no correction for 'mask' \(not-correctable\):"):
+        export_python(calibration, tmp_path / "corrections.py")
