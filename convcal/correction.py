@@ -12,6 +12,7 @@ import numpy as np
 
 from convcal.arithmetic import correct, missing_axis
 from convcal.errors import InputError
+from convcal.words import PRECISIONS
 
 __all__ = ["AxisFilter", "Correction", "Precision"]
 
@@ -248,7 +249,7 @@ class Correction:
         InputError
             If the array or `out` does not fit the correction.
         """
-        if precision not in ("float32", "output"):
+        if precision not in PRECISIONS:
             raise InputError(f"precision is '{precision}'; 'float32' or 'output' is accepted")
         try:
             return correct(

@@ -18,6 +18,7 @@ from convcal.errors import InputError
 from convcal.layout import Layout, OutputAxes
 from convcal.model_description import Feature, ModelDescription
 from convcal.runtime import Runner, open_runner
+from convcal.words import ROLES
 
 __all__ = ["Axes", "OutputPair", "Pairs", "Progress", "read_pairs", "record_pairs"]
 
@@ -160,7 +161,7 @@ def read_pairs(path: str | os.PathLike[str], *, axes: Axes | None = None) -> Pai
         for name in capture.outputs
     }
     _check_names(axes, outputs)
-    provenance = {role: dict(capture.provenance[role]) for role in ("reference", "observed")}
+    provenance = {role: dict(capture.provenance[role]) for role in ROLES}
     data = {"source": Path(path).name, "n_samples": len(capture.samples)}
     return Pairs(outputs, _provenance(provenance, data=data))
 

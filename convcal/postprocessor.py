@@ -12,6 +12,7 @@ import numpy as np
 from convcal.calibration import Calibration
 from convcal.correction import Correction, Precision
 from convcal.errors import InputError
+from convcal.words import PRECISIONS
 
 __all__ = ["PostProcessor"]
 
@@ -50,7 +51,7 @@ class PostProcessor:
     ) -> None:
         if not corrections:
             raise InputError("a post-processor needs at least one correction")
-        if precision not in ("float32", "output"):
+        if precision not in PRECISIONS:
             raise InputError(f"precision is '{precision}'; 'float32' or 'output' is accepted")
         self.corrections = dict(corrections)
         self.precision: Precision = precision

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 
 from convcal.cli.contract import ExitCode, Outcome
 from convcal.cli.parser import Parser, UsageError, Verbs, add_json, add_output
+from convcal.words import PRECISIONS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -58,7 +59,7 @@ def add_apply(verbs: Verbs) -> None:
 def _add_precision(parser: Parser) -> None:
     parser.add_argument(
         "--precision",
-        choices=("float32", "output"),
+        choices=PRECISIONS,
         default="float32",
         metavar="DTYPE",
         help="compute in float32 or in the output's own dtype (default: float32)",

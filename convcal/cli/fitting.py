@@ -25,6 +25,7 @@ from convcal.cli.parser import (
     source,
 )
 from convcal.cli.terminal import progress
+from convcal.words import MODELS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -33,17 +34,7 @@ if TYPE_CHECKING:
 
 __all__ = ["add_fit"]
 
-MODELS = (
-    "auto",
-    "identity",
-    "shift",
-    "affine",
-    "shift-affine",
-    "subpixel-shift",
-    "subpixel-shift-affine",
-)
-"""As in `convcal.estimation.selection`, which is not imported only to parse a word."""
-
+_MODELS = ("auto", *MODELS)
 _DESCRIPTION = """\
 Find out what separates the outputs of the OBSERVED model (fp16) from those of
 the REFERENCE (fp32), and correct it where that can be done: by a shift, then
@@ -94,10 +85,10 @@ def add_fit(verbs: Verbs) -> None:
     )
     parser.add_argument(
         "--model",
-        choices=MODELS,
+        choices=_MODELS,
         default="auto",
         metavar="KIND",
-        help=f"{', '.join(MODELS)} (default: auto, chosen on held-out samples)",
+        help=f"{', '.join(_MODELS)} (default: auto, chosen on held-out samples)",
     )
     parser.add_argument("--robust", action="store_true", help="gain and bias ignore gross outliers")
     add_axes(parser)

@@ -12,13 +12,12 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from convcal.errors import InputError
+from convcal.words import COMPUTE_UNITS, RUNTIMES
 
 if TYPE_CHECKING:
     from convcal.layout import OutputAxes
 
 __all__ = [
-    "COMPUTE_UNITS",
-    "RUNTIMES",
     "Parser",
     "UsageError",
     "Verbs",
@@ -35,9 +34,6 @@ __all__ = [
     "read_axes",
     "source",
 ]
-
-RUNTIMES = ("auto", "coreml", "reference")
-COMPUTE_UNITS = ("all", "cpu-only", "cpu-and-gpu", "cpu-and-ne")
 
 
 class UsageError(InputError):

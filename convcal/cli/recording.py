@@ -18,6 +18,7 @@ from convcal.cli.parser import (
     check_data,
 )
 from convcal.cli.terminal import progress
+from convcal.words import ROLES
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -72,10 +73,10 @@ def add_capture(verbs: Verbs) -> None:
     )
     parser.add_argument(
         "--role",
-        choices=("reference", "observed"),
+        choices=ROLES,
         required=True,
         metavar="ROLE",
-        help="reference or observed",
+        help=" or ".join(ROLES),
     )
     add_data(parser)
     add_output(
@@ -153,7 +154,7 @@ def _render_capture(capture: Capture, role: str) -> list[RenderableType]:
     parts.append(
         f"{role} outputs of {len(capture.samples)} samples written to {capture.path}: {outputs}"
     )
-    missing = [each for each in ("reference", "observed") if each not in capture.roles]
+    missing = [each for each in ROLES if each not in capture.roles]
     if missing:
         parts.append(f"the {missing[0]} outputs are still to be added to it")
     else:

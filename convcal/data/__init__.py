@@ -2,7 +2,7 @@
 """Calibration sets and captures: samples from files, and recorded outputs on disk."""
 
 from convcal.data.arrays import ArrayFile, read_samples, write_samples
-from convcal.data.captures import ROLES, Capture, open_capture
+from convcal.data.captures import Capture, open_capture
 from convcal.data.pictures import luma, read_picture, tiles
 from convcal.data.recording import RoleWriter, check_role, import_outputs, write_role
 from convcal.data.samples import CalibrationSet, open_samples
@@ -10,7 +10,6 @@ from convcal.data.sound import windows
 from convcal.data.sources import Sample
 
 __all__ = [
-    "ROLES",
     "ArrayFile",
     "CalibrationSet",
     "Capture",

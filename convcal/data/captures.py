@@ -37,13 +37,13 @@ import numpy as np
 from convcal.data.arrays import listing
 from convcal.data.npy import is_plain
 from convcal.errors import ConvcalError, InputError
+from convcal.words import ROLES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FORMAT", "ROLES", "VERSION", "Capture", "open_capture", "open_role"]
+__all__ = ["FORMAT", "VERSION", "Capture", "open_capture", "open_role"]
 
-ROLES = ("reference", "observed")
 FORMAT = "convcal.capture"
 VERSION = 1
 _CODECS = {"bytes", "transpose", "gzip", "zstd", "blosc", "crc32c"}

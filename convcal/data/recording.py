@@ -13,11 +13,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convcal.data.arrays import ArrayFile, check_sample_name, group_keys, listing
-from convcal.data.captures import FORMAT, ROLES, VERSION, Capture, Role, open_capture, open_role
+from convcal.data.captures import FORMAT, VERSION, Capture, Role, open_capture, open_role
 from convcal.data.inputs import count_samples
 from convcal.data.npy import is_plain
 from convcal.errors import InputError, OutputExistsError
 from convcal.files import ensure_absent, staged
+from convcal.words import ROLES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray

@@ -21,21 +21,12 @@ from convcal.estimation.interpolation import (
 )
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import RoundingLevel
+from convcal.words import MODELS
 
 __all__ = ["MODELS", "Candidate", "Choice", "Trial", "choose", "inside", "propose"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-MODELS = (
-    "identity",
-    "shift",
-    "affine",
-    "shift-affine",
-    "subpixel-shift",
-    "subpixel-shift-affine",
-)
-"""Kinds of correction, the simplest first. A ``shift`` is of whole pixels."""
 
 # A correction has to take away a fifth of the squared error. Shift and gain fitted to what they
 # cannot describe take away less: a half-pixel shift of white noise 0 %, a scale of one pixel over

@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from convcal.errors import InputError, UnavailableError
 from convcal.faults import ArrayFault, Fault, parse_fault
+from convcal.words import COMPUTE_UNITS, RUNTIMES
 
 if TYPE_CHECKING:
     import os
@@ -18,10 +19,7 @@ if TYPE_CHECKING:
 
     from convcal.model_description import ModelDescription
 
-__all__ = ["COMPUTE_UNITS", "RUNTIMES", "Runner", "open_runner"]
-
-RUNTIMES = ("auto", "coreml", "reference")
-COMPUTE_UNITS = ("all", "cpu-only", "cpu-and-gpu", "cpu-and-ne")
+__all__ = ["Runner", "open_runner"]
 
 
 class Runner(Protocol):

@@ -12,11 +12,7 @@ from cli.scenes import FAULT, displaced
 import convcal as package
 from convcal.cli.application import VERBS, build_parser
 from convcal.cli.contract import ENVELOPE, EXIT_CODES, ExitCode
-from convcal.cli.fitting import MODELS
-from convcal.cli.parser import COMPUTE_UNITS, RUNTIMES
 from convcal.errors import ConvcalError, ConvcalWarning, SelfCheckError
-from convcal.estimation import selection
-from convcal.runtime import runner
 
 DOCUMENT = {
     "type": "object",
@@ -193,12 +189,6 @@ def test_the_version_is_told(convcal):
     result = convcal("--version")
     assert result.code == 0
     assert result.out == f"convcal {package.__version__}\n"
-
-
-def test_words_of_the_parser_are_those_of_the_services():
-    assert ("auto", *selection.MODELS) == MODELS
-    assert RUNTIMES == runner.RUNTIMES
-    assert COMPUTE_UNITS == runner.COMPUTE_UNITS
 
 
 def test_help_loads_neither_numpy_nor_rich():

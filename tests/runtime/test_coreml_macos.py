@@ -19,7 +19,7 @@ from convcal.data import open_samples
 from convcal.errors import RunnerError
 from convcal.runtime import open_runner
 from convcal.runtime.coreml import CoreMLRunner
-from convcal.runtime.runner import COMPUTE_UNITS
+from convcal.words import COMPUTE_UNITS
 
 pytestmark = pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS only")
 
