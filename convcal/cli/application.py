@@ -105,6 +105,10 @@ def run_command(arguments: Sequence[str]) -> int:
             return teller.tell_error(error.code, str(error), ExitCode(error.exit_code))
         except Exception as error:  # noqa: BLE001 - the last resort: users get no traceback
             _show_traceback_if_asked()
+            if isinstance(error, OSError) and error.filename is not None:
+                # A path that the system refuses (too long, no permission) is no defect of ours.
+                refused = InputError(f"cannot use '{error.filename}': {error.strerror}")
+                return teller.tell_error(refused.code, str(refused), ExitCode.FAILED)
             return teller.tell_error("internal-error", _describe_defect(error), ExitCode.FAILED)
 
 

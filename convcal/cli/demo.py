@@ -20,7 +20,7 @@ from convcal.cli.commands import command_line
 from convcal.cli.contract import ExitCode, Outcome
 from convcal.cli.parser import Verbs, add_json, add_runtime
 from convcal.cli.terminal import say
-from convcal.errors import ConvcalError, ConvcalWarning
+from convcal.errors import ConvcalError, ConvcalWarning, InputError
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -158,7 +158,9 @@ def _folder(target: Path, *, force: bool) -> Iterator[None]:
     from convcal.files import ensure_absent
 
     ensure_absent(target, force=force)
-    is_new = not target.exists()
+    is_new = not os.path.lexists(target)
+    if not is_new and not target.is_dir():
+        raise InputError(f"'{target}' is no folder; choose another name for the demo's folder")
     target.mkdir(exist_ok=True)
     try:
         yield

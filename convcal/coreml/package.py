@@ -124,8 +124,10 @@ class Package:
         Raises
         ------
         InputError
-            If the target has another ending or its folder does not exist, or if the specification
-            is larger than a protobuf message can be.
+            If the target has another ending or its folder does not exist, lies inside the package
+            that was read or around it, or is a folder of something else than a package (which
+            `force` does not replace), or if the specification is larger than a protobuf message
+            can be.
         OutputExistsError
             If the target exists and `force` is false.
         WriteError
@@ -137,6 +139,7 @@ class Package:
                 f"cannot write a package to '{path}': Core ML knows packages by the ending "
                 f"'.mlpackage'; use '{path.with_suffix('.mlpackage')}'"
             )
+        self._check_target(path)
         if self.spec.ByteSize() > _LARGEST_MODEL:
             raise InputError(
                 f"the specification of '{self.path}' has {self.spec.ByteSize()} bytes with the "
@@ -147,6 +150,20 @@ class Package:
             if check is not None:
                 check(temporary)
         return path
+
+    def _check_target(self, target: Path) -> None:
+        """Refuse what would copy the package into itself, or remove what is no package."""
+        source, place = self.path.resolve(), target.resolve()
+        if source in place.parents or place in source.parents:
+            raise InputError(
+                f"cannot write '{target}': it lies inside the package '{self.path}' or around it; "
+                "choose a path beside it"
+            )
+        if target.is_dir() and not (target / _MANIFEST).is_file() and any(target.iterdir()):
+            raise InputError(
+                f"cannot replace '{target}': it is a folder of something else than a package (it "
+                f"has no {_MANIFEST}); choose another path, or remove it yourself"
+            )
 
     def write_folder(self, folder: Path) -> None:
         """Write the package to a folder that does not exist, without any of `save`'s care."""

@@ -311,7 +311,8 @@ def test_a_fault_that_does_not_exist(refused, pair, data, fault, names):
 def test_numbers_out_of_range_are_refused_before_any_work(refused):
     models = ("gone", "gone", "--data", "gone")
     for words in (
-        ("fit", *models, *OUT, "--holdout", "1"),
+        ("fit", *models, *OUT, "--holdout", "0"),
+        ("fit", *models, *OUT, "--holdout", "0.51"),
         ("fit", *models, *OUT, "--holdout", "nan"),
         ("fit", *models, *OUT, "--max-shift", "-1"),
         ("fit", *models, *OUT, "--max-shift", "2.5"),
@@ -321,3 +322,29 @@ def test_numbers_out_of_range_are_refused_before_any_work(refused):
         ("check", *models, "--min-snr", "loud"),
     ):
         refused(*words, names=[words[-2], words[-1]], error="usage")
+
+
+# Paths
+
+
+def test_paths_that_the_system_refuses(refused, pair, data):
+    long = "n" * 300
+    for words in (
+        ("fit", "--captures", long, *OUT),
+        ("capture", "--import", data, "--role", "observed", "-o", long),
+        ("run", pair[0], "--data", data, "-o", f"{long}/outputs.npz"),
+        ("apply", long, data, "-o", "corrected.npz"),
+    ):
+        refused(*words, names=[long, "too long"])
+
+
+def test_a_demo_that_would_overwrite_a_file(refused, folder):
+    (folder / "notes").write_text("mine")
+    (folder / "link").symlink_to("nowhere")
+    refused("demo", "-o", "notes", "--force", names=["'notes' is no folder"], error="bad-input")
+    refused("demo", "-o", "link", "--force", names=["'link' is no folder"], error="bad-input")
+
+
+def test_a_threshold_that_is_no_number(refused):
+    words = ("check", "gone", "gone", "--data", ".", "--min-snr", "nan")
+    refused(*words, names=["min_snr_db is nan"], error="bad-input")

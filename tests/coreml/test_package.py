@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import json
 import os
+import shutil
 import struct
 
 import numpy as np
@@ -338,6 +339,49 @@ def test_a_package_can_be_saved_over_itself(model_path):
     content = package.sha256
     package.save(model_path, force=True)
     assert read_package(model_path).sha256 == content
+
+
+@pytest.mark.parametrize("force", [False, True])
+@pytest.mark.parametrize("place", ["Data/new.mlpackage", "new.mlpackage", "Data/a/../b.mlpackage"])
+def test_a_package_is_not_saved_inside_itself(model_path, place, force):
+    (model_path / "Data/a").mkdir()
+    before = snapshot(model_path)
+    with pytest.raises(InputError, match=r"lies inside the package .*beside it"):
+        read_package(model_path).save(model_path / place, force=force)
+    assert snapshot(model_path) == before
+
+
+def test_a_package_does_not_replace_the_folder_around_it(model_path, tmp_path):
+    around = tmp_path / "around.mlpackage"
+    around.mkdir()
+    inner = model_path.rename(around / "inner.mlpackage")
+    before = snapshot(around)
+    with pytest.raises(InputError, match="or around it"):
+        read_package(inner).save(around, force=True)
+    assert snapshot(around) == before
+
+
+def test_a_folder_that_is_no_package_is_never_replaced(model_path, tmp_path):
+    target = tmp_path / "thesis.mlpackage"
+    target.mkdir()
+    package = read_package(model_path)
+    (target / "thesis.txt").write_text("three years of work")
+    with pytest.raises(InputError, match=r"thesis\.mlpackage': it is a folder of something else"):
+        package.save(target, force=True)
+    assert (target / "thesis.txt").read_text() == "three years of work"
+    (target / "thesis.txt").unlink()
+    package.save(target, force=True)  # an empty folder loses nothing
+
+
+def test_a_link_to_a_folder_is_replaced_and_the_folder_kept(model_path, tmp_path):
+    elsewhere = tmp_path / "elsewhere"
+    shutil.copytree(model_path, elsewhere)
+    before = snapshot(elsewhere)
+    target = tmp_path / "new.mlpackage"
+    target.symlink_to(elsewhere)
+    read_package(model_path).save(target, force=True)
+    assert not target.is_symlink()
+    assert snapshot(elsewhere) == before
 
 
 def test_a_target_of_another_ending_is_refused(model_path, tmp_path):
