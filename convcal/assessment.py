@@ -13,6 +13,7 @@ from convcal.correction import AxisFilter, Correction
 from convcal.errors import InputError
 from convcal.estimation import Estimate, estimate
 from convcal.layout import Layout
+from convcal.words import MODELS
 
 __all__ = ["FitOptions", "assess"]
 
@@ -27,13 +28,19 @@ class FitOptions:
         How far the search goes, in pixels per spatial axis; by default a quarter of the size
         and at most 32.
     model : str
-        Which corrections are considered; ``'auto'`` chooses on held-out samples.
+        Which correction is considered, one of `convcal.words.MODELS`; ``'auto'`` chooses on
+        held-out samples.
     holdout : float
-        The share of the samples that is kept from fitting and decides.
+        The share of the samples that is kept from fitting and decides, above 0 and at most 0.5.
     robust : bool
         Fit gain and bias so that gross outliers do not count.
     data_range : float, optional
         The peak of the PSNR; by default the range of the reference.
+
+    Raises
+    ------
+    InputError
+        If one of them cannot be used; said here, because running models may take minutes.
     """
 
     max_shift: int | None = None
@@ -41,6 +48,25 @@ class FitOptions:
     holdout: float = 0.25
     robust: bool = False
     data_range: float | None = None
+
+    def __post_init__(self) -> None:
+        if self.model not in ("auto", *MODELS):
+            raise InputError(
+                f"model is {self.model!r}; {', '.join(('auto', *MODELS))} are accepted"
+            )
+        if not 0 < self.holdout <= 0.5:
+            raise InputError(
+                f"holdout is {self.holdout}; a share above 0 and at most 0.5 is accepted"
+            )
+        limits = np.atleast_1d(0 if self.max_shift is None else self.max_shift)
+        if limits.dtype.kind not in "iu" or limits.size == 0 or limits.min() < 0:
+            raise InputError(
+                f"max_shift is {self.max_shift!r}; whole numbers of at least 0 are accepted"
+            )
+        if self.data_range is not None and not 0 < self.data_range < np.inf:
+            raise InputError(
+                f"data_range is {self.data_range}; a finite number above 0 is accepted"
+            )
 
 
 def assess(

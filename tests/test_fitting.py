@@ -6,6 +6,7 @@ import pytest
 from fake_runner import FakeRunner
 
 from convcal import fit
+from convcal.assessment import FitOptions
 from convcal.errors import InputError
 from convcal.layout import Layout
 from convcal.pairs import record_pairs
@@ -103,6 +104,25 @@ def test_outputs_that_are_not_what_the_model_says_are_refused():
     growing = FakeRunner(lambda x: x[..., : next(sizes)], shape=SHAPE)
     with pytest.raises(InputError, match="'y' of the observed changes its shape"):
         fit(reference, growing, scenes())
+
+
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"model": "scale"},
+        {"holdout": 0},
+        {"holdout": 0.51},
+        {"holdout": float("nan")},
+        {"max_shift": -1},
+        {"max_shift": 2.5},
+        {"data_range": 0.0},
+        {"data_range": float("inf")},
+    ],
+)
+def test_options_that_cannot_be_used_are_refused_before_any_model_runs(options):
+    ((name, value),) = options.items()
+    with pytest.raises(InputError, match=f"{name} is {value!r}"):
+        FitOptions(**options)
 
 
 def test_faults_cannot_be_emulated_on_a_users_runner():

@@ -72,10 +72,10 @@ def add_fit(verbs: Verbs) -> None:
     add_emulate(parser, model="OBSERVED")
     parser.add_argument(
         "--holdout",
-        type=between(0, 1),
+        type=between(0, 0.5),
         default=0.25,
         metavar="SHARE",
-        help="share of the samples that decides (default: 0.25)",
+        help="share of the samples that decides, at most 0.5 (default: 0.25)",
     )
     parser.add_argument(
         "--max-shift",

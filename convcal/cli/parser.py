@@ -237,12 +237,12 @@ def at_least(limit: float, kind: Callable[[str], float] = float) -> Callable[[st
 
 
 def between(low: float, high: float) -> Callable[[str], float]:
-    """Give a value type: a number strictly between two."""
+    """Give a value type: a number above `low` and at most `high`."""
 
     def read(text: str) -> float:
         value = _number(text, float)
-        if not low < value < high:
-            raise argparse.ArgumentTypeError(f"'{text}' is not between {low:g} and {high:g}")
+        if not low < value <= high:
+            raise argparse.ArgumentTypeError(f"'{text}' is not above {low:g} and at most {high:g}")
         return value
 
     return read
