@@ -59,7 +59,8 @@ class Estimate:
     evidence : dict
         JSON-ready.
     metrics_before, metrics_after : Metrics
-        On held-out data inside the margins.
+        On held-out data inside the margins; after what the post-processor gives, in the dtype of
+        the observed output.
     metrics_before_full, metrics_after_full : Metrics
         On held-out data, the whole output.
     channel_metrics_before, channel_metrics_after : tuple of Metrics
@@ -201,8 +202,12 @@ def estimate(
     )
     chosen = judgement.candidate
     mask = None if split.held_mask is None else np.broadcast_to(split.held_mask, held_ref.shape)
-    corrected = chosen.apply(held_obs) if judgement.is_corrected else held_obs
-    full, cut = _metrics(held_ref, held_obs, corrected, chosen=chosen, mask=mask, peak=peak)
+    # What the post-processor gives: in the output's own dtype, its roundings included.
+    given = obs_given[split.held]
+    if given.dtype.kind == "b":
+        given = given.astype(np.uint8)
+    corrected = chosen.apply(given) if judgement.is_corrected else given
+    full, cut = _metrics(held_ref, given, corrected, chosen=chosen, mask=mask, peak=peak)
     return Estimate(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -234,9 +239,7 @@ def estimate(
     )
 
 
-def _check_arrays(
-    reference: ArrayLike, observed: ArrayLike
-) -> tuple[NDArray[np.generic], NDArray[np.generic]]:
+def _check_arrays(reference: ArrayLike, observed: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
     arrays = []
     for name, given in (("reference", reference), ("observed", observed)):
         array = np.asarray(given)
@@ -336,8 +339,8 @@ _Measured = tuple[tuple[Metrics, tuple[Metrics, ...]], tuple[Metrics, tuple[Metr
 
 def _metrics(
     ref: Array,
-    before: Array,
-    after: Array,
+    before: NDArray[Any],
+    after: NDArray[Any],
     *,
     chosen: Candidate,
     mask: Mask | None,

@@ -525,6 +525,25 @@ def test_the_metrics_are_those_of_the_correction_on_held_out_samples():
     assert result.metrics_after.snr_db > result.metrics_before.snr_db + 10
 
 
+@pytest.mark.parametrize("dtype", [np.uint8, np.float16, np.float32])
+@pytest.mark.parametrize("n_samples", [2, 8])
+def test_the_metrics_are_those_of_what_the_post_processor_gives(dtype, n_samples):
+    pair = make_pair((48, 48), shift=(0.5, 1), gain=1.1, n_samples=n_samples, seed=1)
+    reference, observed = (
+        (128 + 30 * array.astype(np.float64)).clip(0, 255)
+        for array in (pair.reference, pair.observed)
+    )
+    observed = (np.rint(observed) if dtype is np.uint8 else observed).astype(dtype)
+    result = estimate(reference, observed)
+    corrected = correct(observed, filters=result.filters, gain=result.gain, bias=result.bias)
+    assert corrected.dtype == dtype
+    # Which part was held out is not told: its largest error is one of all errors, to the bit.
+    errors = np.abs(reference - corrected.astype(np.float64))
+    assert result.metrics_after_full.max_abs_error in errors
+    if dtype is np.uint8:  # rounding to whole steps leaves at least 1 / sqrt(12)
+        assert result.metrics_after.rmse > 0.28
+
+
 def test_a_forced_model_is_still_emitted_only_if_it_helps():
     pair = make_pair((48, 48), shift=(2, 1), gain=1.1, seed=1)
     assert estimate(pair.reference, pair.observed, model="shift").model == "shift"
