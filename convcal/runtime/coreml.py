@@ -16,6 +16,7 @@ import numpy as np
 import convcal
 from convcal.coreml.describe import default_function, describe, function_description
 from convcal.coreml.package import read_package
+from convcal.coreml.provenance import package_provenance
 from convcal.errors import RunnerError, UnavailableError, UnsupportedModelError
 from convcal.runtime.machine import chip, operating_system
 from convcal.runtime.samples import checked_sample
@@ -82,7 +83,7 @@ class CoreMLRunner:
         _check_states(package)
         self._description = describe(package)
         _check_pillow(self._description)
-        self._sha256 = package.sha256
+        self._origin = package_provenance(package)
         self._doing = f"Core ML, running '{os.fspath(path)}' on {compute_units}"
         self._worker = WorkerProcess(_COMMAND, timeout=timeout)
         request = {"do": "load", "package": self._path, "compute_units": compute_units}
@@ -111,8 +112,7 @@ class CoreMLRunner:
                 "os": operating_system(),
                 "chip": chip(),
                 "machine": platform.machine(),
-                "package": os.path.basename(self._path),  # noqa: PTH119
-                "sha256": self._sha256,
+                **self._origin,
                 "python": platform.python_version(),
             }
         )

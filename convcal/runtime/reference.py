@@ -14,6 +14,7 @@ import numpy as np
 import convcal
 from convcal.coreml.describe import describe
 from convcal.coreml.program import list_operations, load_program
+from convcal.coreml.provenance import package_provenance
 from convcal.errors import (
     ConvcalWarning,
     InputError,
@@ -114,8 +115,7 @@ class ReferenceRunner:
             "onnxruntime": str(self._onnxruntime.__version__),
             "os": f"{platform.system()} {platform.release()}",
             "machine": platform.machine(),
-            "package": self._package.path.name,
-            "sha256": self._package.sha256,
+            **package_provenance(self._package),
             "python": platform.python_version(),
         }
         if self._faults:
@@ -255,7 +255,7 @@ def _read(package: Package, input_shapes: Mapping[str, tuple[int, ...]]) -> Prog
 
 def _values(program: Program) -> list[Value]:
     made = [value for operation in program.operations for value in operation.outputs]
-    return [*program.inputs, *made]
+    return [*program.inputs, *made, *program.outputs]  # an output may be a constant
 
 
 def _check_shape(shape: tuple[int, ...], value: Value) -> None:
