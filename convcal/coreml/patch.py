@@ -34,6 +34,7 @@ import numpy as np
 from convcal.coreml._coremltools import load_message_types
 from convcal.coreml.describe import (
     UNKNOWN_LENGTH,
+    describe,
     function_description,
     tensor_dtype,
     tensor_shape,
@@ -86,8 +87,8 @@ def append_corrections(
     Raises
     ------
     InputError
-        If an output does not exist, has another shape or dtype than the correction, is moved by
-        its whole length, or was corrected before.
+        If an output does not exist, has another shape or dtype than the correction or than its
+        description says, is moved by its whole length, or was corrected before.
     UnsupportedModelError
         If an output is an image, has a flexible shape, or is an input passed through.
     """
@@ -110,9 +111,15 @@ def append_corrections(
                 continue
             where = _where(package, output, function_name)
             _check_feature(feature, where)
+            stated = describe(package, function=function_name).output(output)
             for block in function.block_specializations.values():
                 made = _output_type(function, block, output, where=where)
                 source = _tensor(made, uncorrected[output], where=where)
+                if (source.shape, source.dtype) != (stated.shape, stated.dtype):
+                    raise InputError(
+                        f"{where} is described as {stated}, but the program makes {source.dtype} "
+                        f"of shape {source.shape}; export the package again"
+                    )
                 fitting = _fitted(correction, source, where=where)
                 operations = OperationList(f"{output}__correction", taken)
                 _build(operations, source, fitting, precision=precision)

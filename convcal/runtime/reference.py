@@ -208,6 +208,7 @@ class ReferenceRunner:
         self._translation = translate(
             self._program, outputs=self._extra_outputs, faults=operation_faults(self._faults)
         )
+        _check_names(self._program, self._description, where=f"the package '{self._package.path}'")
         options = self._onnxruntime.SessionOptions()
         options.log_severity_level = 4  # fatal only: failures come as exceptions
         if self._threads is not None:
@@ -251,6 +252,16 @@ def _read(package: Package, input_shapes: Mapping[str, tuple[int, ...]]) -> Prog
         if unknown:
             raise unsupported(unknown) from error
         raise
+
+
+def _check_names(program: Program, description: ModelDescription, *, where: str) -> None:
+    """Refuse a program that does not take and give what its description says."""
+    taken, given = ({value.name for value in part} for part in (program.inputs, program.outputs))
+    if taken != set(description.input_names) or not given >= set(description.output_names):
+        raise InputError(
+            f"{where} is described with {description}, but its program takes {sorted(taken)} and "
+            f"gives {sorted(given)}; export the package again"
+        )
 
 
 def _values(program: Program) -> list[Value]:

@@ -429,6 +429,18 @@ def test_an_output_that_the_program_does_not_make_is_refused(model_path):
         append_corrections(package, {"elsewhere": SHIFT})
 
 
+@pytest.mark.parametrize("change", [{"shape": [1, 4, 8, 8]}, {"dataType": 65552}])
+def test_an_output_that_is_described_otherwise_than_the_program_makes_it_is_refused(
+    model_path, change
+):
+    package = read_package(model_path)
+    array = package.spec.description.output[0].type.multiArrayType
+    array.shape[:] = change.get("shape", list(array.shape))
+    array.dataType = change.get("dataType", array.dataType)
+    with pytest.raises(InputError, match=r"'out' .* is described as .*, but the program makes"):
+        append_corrections(package, {"out": SHIFT})
+
+
 def test_an_element_type_of_tomorrow_is_refused_by_name(model_path):
     package = read_package(model_path)
     (body,) = bodies(package.spec)

@@ -97,6 +97,20 @@ def test_valid_with_a_shorter_output_shape_keeps_the_centre_and_warns_issue_2281
     np.testing.assert_array_equal(result, np.broadcast_to(rows, (1, 3, 4, 4)))
 
 
+@pytest.mark.parametrize("kind", ["input", "output"])
+def test_a_description_of_another_program_is_named(kind):
+    package = make_package(lambda x: mb.add(x=x, y=np.float32(1), name="y"), x=(1, 4))
+    getattr(package.spec.description, kind)[0].name = "other"
+    with pytest.raises(InputError, match=r"described with .*'other'.* takes \['x'\] and gives"):
+        ReferenceRunner(package)
+
+
+def test_an_output_may_be_a_constant():
+    package = make_package(lambda x: mb.const(val=np.float32([1, 2]), name="y"), x=(1, 4))
+    (result,) = run(package, {"x": np.zeros((1, 4), np.float32)}).values()
+    np.testing.assert_array_equal(result, np.float32([1, 2]))
+
+
 def random_network(seed, *, size=9):
     """A seeded network with branches, and layers of every kind that patches use."""
     generator = np.random.default_rng(seed)
