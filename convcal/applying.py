@@ -93,9 +93,10 @@ def apply_to_file(
             n_samples += 1
 
     write_samples(path, corrected(), force=force)
+    changed = {name for name, item in process.corrections.items() if not item.is_identity}
     return Application(
         path,
         n_samples,
-        tuple(name for name in seen if name in process.corrections),
-        tuple(name for name in seen if name not in process.corrections),
+        tuple(name for name in seen if name in changed),
+        tuple(name for name in seen if name not in changed),
     )

@@ -98,7 +98,7 @@ def _render_application(application: Application, calibration: Calibration) -> l
     if calibration.is_identity:
         parts.append(f"the calibration is {calibration.verdict} and changes nothing")
     samples = f"{application.n_samples} sample{'s' if application.n_samples != 1 else ''}"
-    names = ", ".join(printable(name) for name in application.corrected)
+    names = ", ".join(printable(name) for name in application.corrected) or "none"
     parts.append(f"{samples} written to {application.path}; corrected: {names}")
     if application.unchanged:
         copied = ", ".join(printable(name) for name in application.unchanged)
@@ -158,9 +158,38 @@ def _export(arguments: argparse.Namespace) -> Outcome:
     if written is None:
         return _nothing_exported(arguments, calibration)
     return Outcome(
-        result={"file": str(written), "to": arguments.to, "calibration": calibration.id},
+        result={
+            "file": str(written),
+            "to": arguments.to,
+            "calibration": calibration.id,
+            "corrected": _corrected(calibration),
+            "unchanged": _unchanged(calibration),
+        },
         render=lambda: _render_export(arguments, calibration, written),
     )
+
+
+def _corrected(calibration: Calibration) -> list[str]:
+    return [name for name, item in calibration.outputs.items() if not item.correction.is_identity]
+
+
+def _unchanged(calibration: Calibration) -> dict[str, str]:
+    """Give the outputs that stay as they are, with their verdicts."""
+    return {
+        name: item.verdict
+        for name, item in calibration.outputs.items()
+        if item.correction.is_identity
+    }
+
+
+def _describe_outputs(calibration: Calibration) -> str:
+    from convcal.report.text import printable
+
+    text = f"corrected: {', '.join(printable(name) for name in _corrected(calibration))}"
+    if unchanged := _unchanged(calibration):
+        left = ", ".join(f"{printable(name)} ({verdict})" for name, verdict in unchanged.items())
+        text += f"; left as {'it is' if len(unchanged) == 1 else 'they are'}: {left}"
+    return text
 
 
 def _nothing_exported(arguments: argparse.Namespace, calibration: Calibration) -> Outcome:
@@ -189,6 +218,7 @@ def _render_export(
     if arguments.to == "python":
         return [
             f"post-processor written to {written}; it needs NumPy only",
+            _describe_outputs(calibration),
             "test it:",
             f"  {command_line('python', written)}",
         ]
@@ -201,6 +231,7 @@ def _render_export(
             f"corrected package written to {written}; same inputs, outputs and weights as "
             f"{arguments.model}"
         ),
+        _describe_outputs(calibration),
         "prove it, on data that were not fitted:",
         f"  {command_line(*check, arguments.calibration, *emulate)}",
     ]

@@ -12,6 +12,8 @@ import numpy as np
 import pytest
 from cli.scenes import FAULT, displaced
 
+from convcal import Calibration, Correction, OutputCalibration
+
 
 def test_fit_writes_the_calibration_and_says_what_to_do_next(convcal, folder, pair, data):
     result = convcal("fit", *pair, "--data", data, "--emulate", FAULT, "-o", "net.calibration.json")
@@ -150,6 +152,41 @@ def test_apply_copies_outputs_without_a_correction(convcal, folder, calibration)
         assert set(corrected.files) == {"y", "labels"}
         np.testing.assert_array_equal(corrected["labels"], labels)
         np.testing.assert_array_equal(corrected["y"][..., 3, 2], observed[..., 6, 0])
+
+
+@pytest.fixture
+def two_outputs(folder):
+    """A calibration of an output that is corrected, one that is right and one that stays wrong."""
+    mended, kept = Correction((8,), gain=(2.0,), bias=(0.0,)), Correction((8,))
+    outputs = {
+        "big": OutputCalibration("correctable", "", "affine", mended),
+        "side": OutputCalibration("identical", "", "identical", kept),
+        "mask": OutputCalibration("not-correctable", "", "noise", kept),
+    }
+    return Calibration(outputs).save(folder / "two.json")
+
+
+def test_export_lists_what_it_corrects_and_warns_of_what_stays_wrong(convcal, two_outputs):
+    words = ("export", two_outputs, "--to", "python", "-o", "two.py")
+    result = convcal(*words)
+    assert result.code == 0
+    line = "corrected: big; left as they are: side (identical), mask (not-correctable)"
+    assert line in result.out.splitlines()
+    document = convcal(*words, "--force", "--json").document
+    assert document["result"]["corrected"] == ["big"]
+    assert document["result"]["unchanged"] == {"side": "identical", "mask": "not-correctable"}
+    (warning,) = document["warnings"]
+    assert "'mask' (not-correctable)" in warning
+    assert f"warning: {warning}" in result.err.splitlines()
+
+
+def test_apply_says_corrected_only_of_outputs_that_it_changes(convcal, two_outputs):
+    np.savez("outputs.npz", **{name: np.ones((1, 1, 8), np.float32) for name in ("big", "side")})
+    words = ("apply", two_outputs, "outputs.npz", "-o", "corrected.npz")
+    result = convcal(*words)
+    assert "corrected: big\nwithout a correction, copied: side\n" in result.out
+    np.savez("outputs.npz", side=np.ones((1, 1, 8), np.float32))
+    assert "corrected: none\n" in convcal(*words, "--force").out
 
 
 def test_force_replaces_what_exists(convcal, folder, calibration):
