@@ -98,7 +98,8 @@ def capture_outputs(
     ) as runner:
         samples = open_samples(data, runner.description)
         provenance = {**runner.provenance, "data_sha256": samples.sha256}
-        with write_role(target, role, provenance=provenance, force=force) as writer:
+        kinds = runner.description.output_kinds
+        with write_role(target, role, provenance=provenance, kinds=kinds, force=force) as writer:
             for name, outputs in _run_all(runner, samples, progress):
                 writer.append(name, outputs)
     return open_capture(target)

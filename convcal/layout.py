@@ -30,22 +30,25 @@ class Layout:
     channel_axis: int | None = 1
 
     @classmethod
-    def of(cls, array: np.ndarray[Any, Any]) -> Layout:
-        """Guess the layout of an output as Core ML gives it.
+    def of(cls, array: np.ndarray[Any, Any], *, kind: str | None = None) -> Layout:
+        """Give the usual layout of an output as Core ML gives it.
 
         Parameters
         ----------
         array : ndarray
             One output for one sample.
+        kind : {'tensor', 'image'}, optional
+            What the model says it is. Where no model says it, uint8 arrays of two or three axes
+            are taken for images.
 
         Returns
         -------
         Layout
-            Images, (H, W, channels) or (H, W) in uint8, have no batch axis. Other outputs have
-            the batch on axis 0 and the channels on axis 1; a vector is all channels, a scalar
-            has neither.
+            Images, (H, W, channels) or (H, W), have no batch axis. Other outputs have the batch
+            on axis 0 and the channels on axis 1; a vector is all channels, a scalar has neither.
         """
-        if array.dtype == np.uint8 and array.ndim in (2, 3):
+        is_picture = array.dtype == np.uint8 and array.ndim in (2, 3)
+        if kind == "image" or (kind is None and is_picture):
             return cls(None, 2 if array.ndim == 3 else None)
         if array.ndim < 2:
             return cls(None, 0 if array.ndim else None)
@@ -93,7 +96,7 @@ class Layout:
 
 @dataclass(frozen=True)
 class OutputAxes:
-    """Which axes of outputs are stated; all others are as `Layout.of` guesses.
+    """Which axes of outputs are stated; all others are as `Layout.of` says.
 
     Parameters
     ----------
@@ -108,7 +111,7 @@ class OutputAxes:
     def __iter__(self) -> Iterator[str]:
         return iter({name for name in (*self.batch, *self.channel) if name is not None})
 
-    def layout(self, name: str, array: np.ndarray[Any, Any]) -> Layout:
+    def layout(self, name: str, array: np.ndarray[Any, Any], *, kind: str | None = None) -> Layout:
         """Give the layout of one output.
 
         Parameters
@@ -117,14 +120,16 @@ class OutputAxes:
             The output's name.
         array : ndarray
             The output for one sample.
+        kind : {'tensor', 'image'}, optional
+            What the model says it is.
 
         Returns
         -------
         Layout
             Not checked against the array.
         """
-        guess = Layout.of(array)
+        usual = Layout.of(array, kind=kind)
         return Layout(
-            self.batch.get(name, self.batch.get(None, guess.batch_axis)),
-            self.channel.get(name, self.channel.get(None, guess.channel_axis)),
+            self.batch.get(name, self.batch.get(None, usual.batch_axis)),
+            self.channel.get(name, self.channel.get(None, usual.channel_axis)),
         )

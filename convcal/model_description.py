@@ -76,6 +76,11 @@ class ModelDescription:
         """The names of the outputs, in order."""
         return tuple(feature.name for feature in self.outputs)
 
+    @property
+    def output_kinds(self) -> dict[str, str]:
+        """By name whether an output is a ``"tensor"`` or an ``"image"``, in order."""
+        return {feature.name: feature.kind for feature in self.outputs}
+
     def input(self, name: str) -> Feature:
         """Find an input by name.
 

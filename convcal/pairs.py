@@ -124,8 +124,9 @@ def record_pairs(
             [sample[name] for sample in recorded["reference"]],
             [sample[name] for sample in recorded["observed"]],
             axes,
+            kind=kind,
         )
-        for name in runners["reference"].description.output_names
+        for name, kind in runners["observed"].description.output_kinds.items()
     }
     _check_names(axes, outputs)
     return Pairs(outputs, _provenance(provenance, data=_data_provenance(data, samples)))
@@ -157,6 +158,7 @@ def read_pairs(path: str | os.PathLike[str], *, axes: Axes | None = None) -> Pai
             list(capture.read("reference", name)),
             list(capture.read("observed", name)),
             axes,
+            kind=capture.kinds.get(name),
         )
         for name in capture.outputs
     }
@@ -171,6 +173,8 @@ def _pair(
     reference: list[np.ndarray[Any, Any]],
     observed: list[np.ndarray[Any, Any]],
     axes: Axes | None,
+    *,
+    kind: str | None,
 ) -> OutputPair:
     for role, arrays in (("reference", reference), ("observed", observed)):
         shapes = sorted({array.shape for array in arrays})
@@ -184,7 +188,10 @@ def _pair(
             f"output '{name}' has shape {reference[0].shape} in the reference and "
             f"{observed[0].shape} in the observed model; they must be the same"
         )
-    layout = _layout(name, observed[0], axes)
+    if isinstance(axes, OutputAxes):
+        layout = axes.layout(name, observed[0], kind=kind)
+    else:
+        layout = (axes or {}).get(name) or Layout.of(observed[0], kind=kind)
     try:
         return OutputPair(
             np.concatenate([layout.canonical(array) for array in reference]),
@@ -193,12 +200,6 @@ def _pair(
         )
     except InputError as error:
         raise InputError(f"output '{name}': {error}") from None
-
-
-def _layout(name: str, array: np.ndarray[Any, Any], axes: Axes | None) -> Layout:
-    if isinstance(axes, OutputAxes):
-        return axes.layout(name, array)
-    return (axes or {}).get(name) or Layout.of(array)
 
 
 def _check_names(axes: Axes | None, outputs: Mapping[str, OutputPair]) -> None:

@@ -7,13 +7,15 @@ from convcal.model_description import Feature, ModelDescription
 class FakeRunner:
     """Run `function(array) -> array` as a model with an input ``x`` and an output ``y``."""
 
-    def __init__(self, function, *, shape, output_shape=None, dtype="float32", **provenance):
+    def __init__(
+        self, function, *, shape, output_shape=None, dtype="float32", kind="tensor", **provenance
+    ):
         self.function = function
         self.dtype = dtype
         self.provenance = provenance
         self.description = ModelDescription(
             inputs=(Feature("x", "tensor", shape, "float32"),),
-            outputs=(Feature("y", "tensor", output_shape or shape, dtype),),
+            outputs=(Feature("y", kind, output_shape or shape, dtype),),
         )
         self.is_closed = False
 

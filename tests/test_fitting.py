@@ -139,6 +139,15 @@ def test_a_layout_for_an_unknown_output_is_refused():
         fit(runner, runner, scenes(), axes={"y": Layout(0, 7)})
 
 
+def test_a_picture_of_float16_has_no_batch_and_no_channels():
+    shape = (60, 30)
+    reference = FakeRunner(lambda x: x, shape=shape, dtype="float16", kind="image")
+    observed = FakeRunner(lambda x: np.roll(x, 3, 0), shape=shape, dtype="float16", kind="image")
+    correction = fit(reference, observed, scenes(shape=shape)).outputs["y"].correction
+    assert (correction.batch_axis, correction.channel_axis) == (None, None)
+    assert correction.shift == (-3.0, 0.0)
+
+
 def test_pairs_keep_dtypes_and_join_samples():
     reference = FakeRunner(lambda x: x, shape=SHAPE)
     observed = FakeRunner(lambda x: x, shape=SHAPE, dtype="float16")

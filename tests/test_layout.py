@@ -3,7 +3,7 @@ import numpy as np
 import pytest
 
 from convcal.errors import InputError
-from convcal.layout import Layout
+from convcal.layout import Layout, OutputAxes
 
 
 @pytest.mark.parametrize(
@@ -20,6 +20,21 @@ from convcal.layout import Layout
 def test_the_usual_layout_is_guessed(array, layout):
     assert Layout.of(array) == layout
     assert layout.canonical(array).ndim == 2 + len(layout.spatial_shape(array.shape))
+
+
+@pytest.mark.parametrize(
+    ("array", "kind", "layout"),
+    [
+        (np.zeros((8, 8), np.float16), "image", Layout(None, None)),
+        (np.zeros((8, 8, 3), np.float16), "image", Layout(None, 2)),
+        (np.zeros((8, 8, 3), np.uint8), "tensor", Layout(0, 1)),
+        (np.zeros((8, 8), np.uint8), "tensor", Layout(0, 1)),
+    ],
+)
+def test_what_the_model_says_counts_more_than_the_dtype(array, kind, layout):
+    assert Layout.of(array, kind=kind) == layout
+    assert OutputAxes().layout("y", array, kind=kind) == layout
+    assert OutputAxes(channel={"y": 1}).layout("y", array, kind=kind).channel_axis == 1
 
 
 def test_canonical_puts_batch_and_channels_first():

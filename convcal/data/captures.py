@@ -5,7 +5,8 @@ A capture is a folder in Zarr format 3 (any Zarr library reads it)::
 
     NAME/                         group {"convcal": {"format": "convcal.capture", "version": 1}}
     NAME/reference/               group {"samples": [...], "provenance": {...}}
-    NAME/reference/output-0/      array (n_samples, *shape), attributes {"name": "upsampled"}
+    NAME/reference/output-0/      array (n_samples, *shape), attributes {"name": "upsampled",
+                                  "kind": "tensor"}
     NAME/observed/...             the same
 
 - Roles are ``reference`` and ``observed``. A capture holds one or both.
@@ -13,8 +14,9 @@ A capture is a folder in Zarr format 3 (any Zarr library reads it)::
   may differ.
 - ``provenance`` is a JSON object: runtime, versions, os, chip, compute_units, package hash, faults.
 - Outputs are numbered in the model's order; their name is an attribute, so that no name of a
-  model ever becomes a path. Every sample's output has the same shape. The dtype is a boolean, an
-  integer or a float of at most 64 bits.
+  model ever becomes a path. ``kind`` is ``tensor`` or ``image`` ((H, W, channels) or (H, W)); it
+  is left out where no model said it. Every sample's output has the same shape. The dtype is a
+  boolean, an integer or a float of at most 64 bits.
 - One chunk holds one sample. Codecs: ``bytes`` (little endian), ``zstd``, ``crc32c``: a damaged
   chunk is noticed when it is read. Readers accept the other lossless codecs of the Zarr
   specification too. A chunk that is missing is damage, not a fill value.
@@ -37,6 +39,7 @@ import numpy as np
 from convcal.data.arrays import listing
 from convcal.data.npy import is_plain
 from convcal.errors import ConvcalError, InputError
+from convcal.files import check_plain
 from convcal.words import ROLES
 
 if TYPE_CHECKING:
@@ -63,6 +66,8 @@ class Capture:
         reference, or of the only role.
     outputs : tuple of str
         The names of the outputs, in the model's order.
+    kinds : dict of str to str
+        By output ``'tensor'`` or ``'image'``, where a model said it; the observed one first.
     provenance : dict of str to dict
         By role, what ran where.
     """
@@ -74,6 +79,7 @@ class Capture:
         first = self._roles[self.roles[0]]
         self.samples = first.samples
         self.outputs = tuple(first.arrays)
+        self.kinds = {k: v for role in self.roles for k, v in self._roles[role].kinds.items()}
         self.provenance = {role: self._roles[role].provenance for role in self.roles}
         if len(self.roles) == len(ROLES):
             self._check_pairing()
@@ -175,8 +181,12 @@ class Role:
         provenance = group.attrs.get("provenance", {})
         if not isinstance(provenance, dict):
             raise InputError(f"{where} has provenance {provenance!r}, which is no JSON object")
+        json.dumps(provenance, allow_nan=False)  # goes into calibrations
+        if not isinstance(faults := provenance.get("faults", ""), str):
+            raise InputError(f"{where} has the faults {faults!r}, which are no text")
         self.provenance: dict[str, Any] = provenance
         self.arrays: dict[str, Any] = {}
+        self.kinds: dict[str, str] = {}
         index = 0
         while (key := f"output-{index}") in group:
             array = group[key]
@@ -185,6 +195,8 @@ class Role:
                 raise InputError(f"array '{key}' of {where} has the unusable name {name!r}")
             _check_array(array, n_samples=len(samples), where=f"output '{name}' of {where}")
             self.arrays[name] = array
+            if (kind := array.attrs.get("kind")) in ("tensor", "image"):
+                self.kinds[name] = kind
             index += 1
         if not self.arrays:
             raise InputError(f"{where} holds no outputs; record it again")
@@ -273,6 +285,7 @@ def _open_root(folder: Path) -> Any:
     import zarr
 
     with _readable(folder, "its description"):
+        check_plain(folder, what=f"capture '{folder}'")
         _check_text(document)
         # Absolute: Zarr 3.1 strips the folder's path from keys wherever it occurs in them, and
         # the keys of chunks contain "c/".

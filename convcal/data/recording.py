@@ -29,8 +29,11 @@ __all__ = ["RoleWriter", "check_role", "import_outputs", "write_role"]
 class RoleWriter:
     """Takes the outputs of one role, sample by sample. Made by `write_role`."""
 
-    def __init__(self, group: Any, *, other: Role | None, where: str) -> None:
+    def __init__(
+        self, group: Any, *, kinds: Mapping[str, str], other: Role | None, where: str
+    ) -> None:
         self._group = group
+        self._kinds = kinds
         self._other = other
         self._expected = frozenset(other.samples) if other is not None else frozenset()
         self._where = where
@@ -85,13 +88,14 @@ class RoleWriter:
             raise InputError(msg)
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
+        kind = self._kinds.get(name)
         self._arrays[name] = self._group.create_array(
             f"output-{len(self._arrays)}",
             shape=(0, *values.shape),
             chunks=(1, *values.shape),
             dtype=values.dtype,
             compressors=[ZstdCodec(level=1), Crc32cCodec()],
-            attributes={"name": name},
+            attributes={"name": name, **({"kind": kind} if kind else {})},
             # Zarr leaves out chunks that equal the fill value, where -0.0 equals 0.0; and a
             # chunk that is not there could not be told from one that was lost.
             config={"write_empty_chunks": True},
@@ -156,6 +160,7 @@ def write_role(
     role: str,
     *,
     provenance: Mapping[str, Any],
+    kinds: Mapping[str, str] | None = None,
     force: bool = False,
 ) -> Iterator[RoleWriter]:
     """Record one role, in a new capture or in one that has the other role.
@@ -171,6 +176,8 @@ def write_role(
         Which outputs these are.
     provenance : mapping
         What ran where, as JSON.
+    kinds : mapping of str to {'tensor', 'image'}, optional
+        By output, as the model says.
     force : bool
         Replace the role if the capture has it. Never replaces anything but a role.
 
@@ -205,7 +212,8 @@ def write_role(
             zarr.create_group(temporary, zarr_format=3, attributes={"convcal": mark})
             target = temporary / role
         group = zarr.create_group(target, zarr_format=3, attributes={"provenance": document})
-        writer = RoleWriter(group, other=other, where=f"{role} of capture '{folder}'")
+        where = f"{role} of capture '{folder}'"
+        writer = RoleWriter(group, kinds=kinds or {}, other=other, where=where)
         yield writer
         writer.finish()
 

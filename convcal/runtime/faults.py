@@ -10,6 +10,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 from convcal.faults import ArrayFault, CropOrigin, Fault
+from convcal.layout import Layout
 from convcal.runtime.translation.transposed_convolution import (
     Crop,
     crop_of,
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convcal.coreml.program import Operation
-    from convcal.model_description import Feature, ModelDescription
+    from convcal.model_description import ModelDescription
     from convcal.runtime.runner import Runner
     from convcal.runtime.translation.graph import Graph
 
@@ -118,23 +119,18 @@ def distort(
     """Apply the faults of arrays, in their order, to the outputs that the model declares.
 
     Outputs of the model that hold integers other than pictures (indices, labels) are left alone,
-    and so are tensors that it does not declare. Axis 0 of a tensor is the batch and axis 1 the
-    channels; a picture has channels last.
+    and so are tensors that it does not declare. The axes are those of `Layout.of`.
     """
     result = dict(outputs)
     for feature in description.outputs:
         array = result.get(feature.name)
         if array is None or (array.dtype.kind != "f" and feature.kind != "image"):
             continue
-        axes = _axes(feature, array.ndim)
+        layout = Layout.of(array, kind=feature.kind)
         for fault in faults:
             if isinstance(fault, ArrayFault):
-                array = fault.apply(array, **axes)
+                array = fault.apply(
+                    array, batch_axis=layout.batch_axis, channel_axis=layout.channel_axis
+                )
         result[feature.name] = array
     return result
-
-
-def _axes(feature: Feature, rank: int) -> dict[str, int | None]:
-    if feature.kind == "image":
-        return {"batch_axis": None, "channel_axis": 2 if rank == 3 else None}
-    return {"batch_axis": 0 if rank else None, "channel_axis": 1 if rank > 1 else None}

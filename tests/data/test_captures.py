@@ -1,5 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 import json
+import os
 import shutil
 import subprocess
 import sys
@@ -14,6 +15,7 @@ from hypothesis.extra import numpy as arrays
 
 from convcal.data import import_outputs, open_capture, write_role
 from convcal.errors import InputError, OutputExistsError, WriteError
+from convcal.pairs import read_pairs
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
     ["..", ".", "../../etc/passwd", "a/b", "/", "\\", "zarr.json", "c", "é", "é", "a\0b"]
@@ -105,6 +107,17 @@ def test_either_role_may_come_first_and_dtypes_may_differ(tmp_path):
     assert capture.roles == ("reference", "observed")
     assert capture.read("reference", "y").dtype == np.float32
     assert capture.read("observed", "y").dtype == np.float16
+
+
+def test_the_kind_of_an_output_is_kept_where_a_model_said_it(tmp_path):
+    picture = np.ones((4, 6), np.float16)
+    for role, kinds in (("reference", None), ("observed", {"picture": "image"})):
+        with write_role(tmp_path / "c", role, provenance={}, kinds=kinds) as writer:
+            writer.append("s", {"picture": picture, "other": picture})
+    assert open_capture(tmp_path / "c").kinds == {"picture": "image"}
+    pairs = read_pairs(tmp_path / "c").outputs
+    assert pairs["picture"].observed.shape == (1, 1, 4, 6)
+    assert pairs["other"].observed.shape == (4, 6)
 
 
 def test_any_zarr_library_finds_what_the_format_says(capture):
@@ -300,6 +313,28 @@ DAMAGE = {
             c / "observed/zarr.json", attributes={"samples": list(NAMED), "provenance": 3}
         ),
         ["provenance 3"],
+    ),
+    "provenance that JSON does not have": (
+        lambda c: change_json(
+            c / "observed/zarr.json",
+            attributes={"samples": list(NAMED), "provenance": {"chip": float("nan")}},
+        ),
+        ["cannot read role 'observed'", "nan"],
+    ),
+    "faults that are no text": (
+        lambda c: change_json(
+            c / "observed/zarr.json",
+            attributes={"samples": list(NAMED), "provenance": {"faults": ["noise"]}},
+        ),
+        ["the faults ['noise'], which are no text"],
+    ),
+    "a link to a device": (
+        lambda c: ((c / CHUNK).unlink(), (c / CHUNK).symlink_to("/dev/zero")),
+        [f"has a link, '{CHUNK}'"],
+    ),
+    "a pipe": (
+        lambda c: ((c / CHUNK).unlink(), os.mkfifo(c / CHUNK)),
+        [f"has '{CHUNK}', which is neither a file nor a folder"],
     ),
     "no outputs": (lambda c: shutil.rmtree(c / "observed/output-0"), ["holds no outputs"]),
     "an output without a name": (

@@ -235,3 +235,11 @@ def test_any_runner_can_be_distorted_and_is_labelled():
         }
     assert inner.is_closed
     assert CropOrigin() == parse_fault("crop-origin")
+
+
+def test_the_channels_of_a_vector_are_those_that_a_correction_has():
+    description = ModelDescription((), (Feature("y", "tensor", (3,), "float32"),))
+    fault = parse_fault("channel-affine:gain=2,bias=0,seed=1")
+    vector = np.ones(3, np.float32)
+    distorted = distort({"y": vector}, description, [fault])["y"]
+    assert len(set(distorted.tolist())) == 3
