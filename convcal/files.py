@@ -1,18 +1,19 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Write files and folders whole or not at all."""
+"""Write files and folders whole or not at all, and go through folders that nobody vouches for."""
 
 from __future__ import annotations
 
 import contextlib
 import os
 import shutil
+import stat
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
 from convcal.errors import InputError, OutputExistsError, WriteError
 
-__all__ = ["ensure_absent", "staged"]
+__all__ = ["check_plain", "ensure_absent", "staged", "walk"]
 
 
 def ensure_absent(target: str | os.PathLike[str], *, force: bool = False) -> Path:
@@ -110,3 +111,52 @@ def _replace(source: Path, target: Path, stage: Path) -> None:
         if os.path.lexists(aside) and not os.path.lexists(target):
             aside.rename(target)
         raise
+
+
+def walk(folder: Path) -> Iterator[Path]:
+    """Give everything inside a folder in a fixed order, a folder before its content.
+
+    Raises
+    ------
+    OSError
+        If a folder cannot be read.
+    """
+    for root, folders, files in os.walk(folder, onerror=_raise):
+        folders.sort()
+        for name in sorted(folders + files):
+            yield Path(root, name)
+
+
+def _raise(error: OSError) -> None:
+    raise error
+
+
+def check_plain(folder: Path, *, what: str) -> None:
+    """Refuse anything but files and folders: a link may lead anywhere, a pipe may never end.
+
+    Parameters
+    ----------
+    folder : pathlib.Path
+        What came from elsewhere.
+    what : str
+        What to call it in messages.
+
+    Raises
+    ------
+    InputError
+        If it holds a link, a pipe or a device, however deep.
+    OSError
+        If a folder in it cannot be read.
+    """
+    for entry in walk(folder):
+        mode = entry.lstat().st_mode
+        if stat.S_ISLNK(mode):
+            raise InputError(
+                f"{what} has a link, '{entry.relative_to(folder)}', which may lead out of it; copy "
+                "it with its links resolved (cp -RL) and use the copy"
+            )
+        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
+            raise InputError(
+                f"{what} has '{entry.relative_to(folder)}', which is neither a file nor a folder; "
+                "remove it"
+            )

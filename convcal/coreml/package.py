@@ -12,7 +12,6 @@ import hashlib
 import json
 import os
 import shutil
-import stat
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -21,10 +20,10 @@ from convcal.coreml._coremltools import parse_model
 from convcal.coreml.describe import tensor_dtype
 from convcal.coreml.weights import WeightFile, blob_values, check_blob
 from convcal.errors import InputError, UnsupportedModelError
-from convcal.files import staged
+from convcal.files import check_plain, staged, walk
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
 __all__ = ["Package", "read_package"]
 
@@ -170,7 +169,7 @@ class Package:
         model = self.model_path.relative_to(self.path)
         folder.mkdir()
         # Nothing keeps its mode: coremltools makes model files that only their owner can read.
-        for source in _walk(self.path):
+        for source in walk(self.path):
             relative = source.relative_to(self.path)
             if source.is_dir():
                 (folder / relative).mkdir()
@@ -212,7 +211,7 @@ def read_package(path: str | os.PathLike[str]) -> Package:
 
 def _read_package(folder: Path) -> Package:
     _check_is_package(folder)
-    _check_content(folder)
+    check_plain(folder, what=f"the package '{folder}'")
     model_path = _read_manifest(folder)
     spec = _read_spec(model_path)
     kind = spec.WhichOneof("Type")
@@ -259,34 +258,6 @@ def _wrong_kind(what: str, kind: str | None) -> InputError | UnsupportedModelErr
         "15 on); convert the original model with coremltools.convert(..., convert_to='mlprogram'), "
         "or record its outputs in the app and use them as captures"
     )
-
-
-def _walk(folder: Path) -> Iterator[Path]:
-    """Give everything inside a folder in a fixed order, a folder before its content."""
-    for root, folders, files in os.walk(folder, onerror=_raise):
-        folders.sort()
-        for name in sorted(folders + files):
-            yield Path(root, name)
-
-
-def _raise(error: OSError) -> None:
-    raise error
-
-
-def _check_content(folder: Path) -> None:
-    """Refuse anything but files and folders: a link may lead anywhere, a pipe may never end."""
-    for entry in _walk(folder):
-        mode = entry.lstat().st_mode
-        if stat.S_ISLNK(mode):
-            raise InputError(
-                f"the package '{folder}' has a link, '{entry.relative_to(folder)}', which may lead "
-                "out of it; copy the package with its links resolved (cp -RL) and use the copy"
-            )
-        if not (stat.S_ISDIR(mode) or stat.S_ISREG(mode)):
-            raise InputError(
-                f"the package '{folder}' has '{entry.relative_to(folder)}', which is neither a "
-                "file nor a folder; remove it"
-            )
 
 
 def _read_bytes(path: Path, what: str, *, limit: int) -> bytes:

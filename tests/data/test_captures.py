@@ -319,7 +319,7 @@ DAMAGE = {
             c / "observed/zarr.json",
             attributes={"samples": list(NAMED), "provenance": {"chip": float("nan")}},
         ),
-        ["cannot read role 'observed'", "nan"],
+        ["cannot read role 'observed'", "not JSON compliant"],
     ),
     "faults that are no text": (
         lambda c: change_json(
