@@ -7,12 +7,18 @@ import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from convcal.errors import ConvcalWarning
+from convcal.errors import ConvcalWarning, InputError
 
 if TYPE_CHECKING:
     from convcal.calibration import Calibration
 
-__all__ = ["warn_of_reference_runtime", "warn_of_uncorrected"]
+__all__ = [
+    "check_built_in",
+    "warn_of_fitted_data",
+    "warn_of_models",
+    "warn_of_reference_runtime",
+    "warn_of_uncorrected",
+]
 
 
 def warn_of_reference_runtime(provenance: Mapping[str, Any], *, finding: str) -> None:
@@ -36,6 +42,94 @@ def warn_of_reference_runtime(provenance: Mapping[str, Any], *, finding: str) ->
         f"{finding}; a fault of a device cannot show there: record the outputs on the device "
         "(convcal capture --import), or run this on a Mac"
     )
+
+
+def warn_of_models(provenance: Mapping[str, Any]) -> None:
+    """Say where the two models look like the wrong ones.
+
+    Parameters
+    ----------
+    provenance : mapping
+        As of a calibration: what ran as ``'reference'`` and as ``'observed'``.
+
+    Warns
+    -----
+    ConvcalWarning
+        If the reference computes in fp16 and the observed model in fp32, or both are the same
+        package run in the same way.
+    """
+    reference, observed = _role(provenance, "reference"), _role(provenance, "observed")
+    if (reference.get("precision"), observed.get("precision")) == ("float16", "float32"):
+        _warn(
+            f"the reference '{reference.get('package')}' computes in fp16 and the observed model "
+            f"'{observed.get('package')}' in fp32; are they the wrong way round?"
+        )
+    elif "sha256" in reference and reference == observed:
+        _warn(
+            f"reference and observed are the same package '{reference.get('package')}', on the "
+            "same runtime and compute units; one of the two should be another"
+        )
+
+
+def check_built_in(
+    provenance: Mapping[str, Any],
+    *,
+    calibration: Calibration | None,
+    margins: Calibration | None,
+) -> None:
+    """See that a correction that is built into the candidate is not applied to it again.
+
+    Parameters
+    ----------
+    provenance : mapping
+        As of a calibration: what ran as ``'observed'``.
+    calibration, margins : Calibration, optional
+        What is to be applied, and what only gives its margins.
+
+    Raises
+    ------
+    InputError
+        If a calibration that was not fitted on the corrected package is to be applied to it.
+
+    Warns
+    -----
+    ConvcalWarning
+        If its margins, where the correction has nothing to give, count as errors.
+    """
+    candidate = _role(provenance, "observed")
+    if "corrected" not in candidate or margins is not None:
+        return
+    subject = f"the candidate '{candidate.get('package')}' has a correction built in"
+    if calibration is None:
+        _warn(
+            f"{subject}, and what it lost at the border counts as an error; leave that out with "
+            "--margins CALIBRATION (margins=)"
+        )
+    elif _role(calibration.provenance, "observed").get("sha256") != candidate.get("sha256"):
+        raise InputError(
+            f"{subject}, and would be corrected twice; give the calibration as --margins "
+            "(margins=) instead"
+        )
+
+
+def warn_of_fitted_data(provenance: Mapping[str, Any], calibration: Calibration) -> None:
+    """Say where a calibration is proven on the very data that it was fitted on.
+
+    Parameters
+    ----------
+    provenance : mapping
+        As of a calibration: the hash of the data that it is proven on.
+    calibration : Calibration
+        What was fitted.
+
+    Warns
+    -----
+    ConvcalWarning
+        If the data are the same.
+    """
+    digest = _data_sha256(provenance)
+    if digest is not None and digest == _data_sha256(calibration.provenance):
+        _warn("these are the data that the calibration was fitted on; prove it on others")
 
 
 def warn_of_uncorrected(calibration: Calibration) -> None:
@@ -66,6 +160,13 @@ def warn_of_uncorrected(calibration: Calibration) -> None:
 def _role(provenance: Mapping[str, Any], role: str) -> Mapping[str, Any]:
     record = provenance.get(role)
     return record if isinstance(record, Mapping) else {}
+
+
+def _data_sha256(provenance: Mapping[str, Any]) -> object:
+    """Find the hash of the data, which a capture keeps with each role."""
+    return _role(provenance, "data").get("sha256") or _role(provenance, "observed").get(
+        "data_sha256"
+    )
 
 
 def _warn(message: str) -> None:

@@ -10,7 +10,12 @@ from typing import Any
 import numpy as np
 
 from convcal.calibration import Calibration
-from convcal.cautions import warn_of_reference_runtime
+from convcal.cautions import (
+    check_built_in,
+    warn_of_fitted_data,
+    warn_of_models,
+    warn_of_reference_runtime,
+)
 from convcal.correction import Correction
 from convcal.errors import InputError
 from convcal.estimation.metrics import Metrics, measure
@@ -134,20 +139,24 @@ def check(
     Raises
     ------
     InputError
-        If both calibrations are given, or one has an output that the candidate lacks or does
-        not fit it.
+        If both calibrations are given, one has an output that the candidate lacks or does not
+        fit it, or the candidate has a correction built in and another is to be applied.
 
     Warns
     -----
     ConvcalWarning
         If the candidate passed, but on the reference runtime, where a fault of a device cannot
-        show.
+        show; if the models look like the wrong ones, the data are those that the calibration was
+        fitted on, or the margins of a correction that is built in count.
     """
     if calibration is not None and margins is not None:
         raise InputError("a calibration to apply and one for its margins are given; give one")
+    warn_of_models(pairs.provenance)
+    check_built_in(pairs.provenance, calibration=calibration, margins=margins)
     given = calibration or margins
     corrections = {}
     if given is not None:
+        warn_of_fitted_data(pairs.provenance, given)
         corrections = {name: item.correction for name, item in given.outputs.items()}
     unknown = sorted(set(corrections) - set(pairs.outputs))
     if unknown:

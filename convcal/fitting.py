@@ -13,9 +13,10 @@ import numpy as np
 import convcal
 from convcal.assessment import FitOptions, assess
 from convcal.calibration import Calibration
-from convcal.cautions import warn_of_reference_runtime
+from convcal.cautions import warn_of_models, warn_of_reference_runtime
 from convcal.errors import InputError
 from convcal.pairs import Axes, Model, Pairs, Progress, read_pairs, record_pairs
+from convcal.words import TIMEOUT
 
 __all__ = ["fit", "fit_captures"]
 
@@ -30,6 +31,7 @@ def fit(
     reference_compute_units: str = "all",
     observed_compute_units: str = "all",
     emulate: Sequence[str] = (),
+    timeout: float = TIMEOUT,
     axes: Axes | None = None,
     progress: Progress | None = None,
 ) -> Calibration:
@@ -52,6 +54,8 @@ def fit(
     emulate : sequence of str
         Faults that act on the observed model, as ``'crop-origin:variant=zero'``; recorded in the
         calibration.
+    timeout : float
+        Seconds that Core ML may take for loading a model, or for one sample.
     axes : mapping of str to Layout, or OutputAxes, optional
         By output name, where batch and channels are not on the axes 0 and 1.
     progress : callable, optional
@@ -71,7 +75,7 @@ def fit(
     -----
     ConvcalWarning
         If the answer is ``'identical'``, but on the reference runtime, where a fault of a device
-        cannot show.
+        cannot show; or if the models look like the wrong ones.
 
     See Also
     --------
@@ -86,6 +90,7 @@ def fit(
         reference_compute_units=reference_compute_units,
         observed_compute_units=observed_compute_units,
         emulate=emulate,
+        timeout=timeout,
         axes=axes,
         progress=progress,
     )
@@ -123,6 +128,7 @@ def fit_captures(
 
 
 def _fit_pairs(pairs: Pairs, options: FitOptions | None) -> Calibration:
+    warn_of_models(pairs.provenance)
     outputs = {}
     for name, pair in pairs.outputs.items():
         try:

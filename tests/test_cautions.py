@@ -2,12 +2,14 @@
 """What fits and checks say that their answers do not show."""
 
 import warnings
+from functools import partial
 
 import numpy as np
 import pytest
 from fake_runner import FakeRunner
 
-from convcal import ConvcalWarning, check, fit
+from convcal import Calibration, ConvcalWarning, Correction, OutputCalibration, check, fit
+from convcal.errors import InputError
 from convcal.pairs import record_pairs
 
 SHAPE = (1, 1, 16, 16)
@@ -52,3 +54,53 @@ def test_a_bad_answer_says_nothing_of_the_runtime():
     observed = FakeRunner(lambda x: next(noise), shape=SHAPE, runtime="reference")
     for call in answers(runner(runtime="reference"), observed):
         assert said(call) == []
+
+
+FP32 = {"package": "fp32.mlpackage", "sha256": "32", "precision": "float32"}
+FP16 = {"package": "fp16.mlpackage", "sha256": "16", "precision": "float16"}
+
+
+@pytest.mark.parametrize("which", [0, 1], ids=["fit", "check"])
+def test_models_the_wrong_way_round_or_twice_the_same_are_noticed(which):
+    for reference, observed, words in (
+        (FP32, FP16, []),
+        (FP16, FP32, ["'fp16.mlpackage' computes in fp16", "the wrong way round?"]),
+        (FP16, FP16, ["the same package 'fp16.mlpackage'"]),
+        # One package on two compute units is what a device's fault can be seen on.
+        ({**FP16, "compute_units": "cpu-only"}, {**FP16, "compute_units": "all"}, []),
+        ({**FP32, "precision": "float32"}, {**FP32, "faults": "row-stride"}, []),
+        ({}, {}, []),
+    ):
+        messages = said(answers(runner(**reference), runner(**observed))[which])
+        assert len(messages) == bool(words), messages
+        assert all(word in messages[0] for word in words)
+
+
+def calibration(**provenance):
+    correction = Correction(spatial_shape=SHAPE[2:], shift=(1.0, 0.0), gain=(1.0,), bias=(0.0,))
+    return Calibration({"y": OutputCalibration("correctable", "", "shift", correction)}, provenance)
+
+
+def test_a_package_with_a_correction_built_in_is_checked_inside_its_margins():
+    candidate = runner(**FP16, corrected="by convcal")
+    pairs = record_pairs(runner(**FP32), candidate, SAMPLES)
+    (message,) = said(lambda: check(pairs))
+    assert "'fp16.mlpackage' has a correction built in" in message
+    assert "--margins CALIBRATION" in message
+    assert said(lambda: check(pairs, margins=calibration())) == []
+    with pytest.raises(InputError, match=r"would be corrected twice; .* --margins"):
+        check(pairs, calibration=calibration(observed={"sha256": "older"}))
+    # One that was fitted on the corrected package is for what that leaves.
+    assert said(lambda: check(pairs, calibration=calibration(observed={"sha256": "16"}))) == []
+
+
+@pytest.mark.parametrize("role", ["calibration", "margins"])
+def test_data_that_were_fitted_prove_nothing(role):
+    pairs = record_pairs(runner(), runner(), SAMPLES)
+    fitted, other = calibration(data=pairs.provenance["data"]), calibration(data={"sha256": "0"})
+    (message,) = said(lambda: check(pairs, **{role: fitted}))
+    assert "prove it on others" in message
+    for silent in (other, calibration(), calibration(data="no record")):
+        assert said(partial(check, pairs, **{role: silent})) == []
+    captured = calibration(observed={"data_sha256": pairs.provenance["data"]["sha256"]})
+    assert len(said(lambda: check(pairs, **{role: captured}))) == 1

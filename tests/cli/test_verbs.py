@@ -76,6 +76,25 @@ def test_the_patched_package_gives_what_apply_gives(convcal, folder, pair, data)
         assert any((new[key] != old[key]).any() for key in new.files)
 
 
+def test_check_tells_a_corrected_package_by_what_it_says_of_itself(convcal, pair, data):
+    emulate = ("--data", data, "--emulate", FAULT)
+    assert convcal("fit", *pair, *emulate, "-o", "net.json").code == 0
+    export = ("export", "net.json", "--to", "coreml", "--model", pair[1])
+    assert convcal(*export, "-o", "new.mlpackage").code == 0
+    check = ("check", pair[0], "new.mlpackage", *emulate)
+    bare, margins, twice = (
+        convcal(*check), convcal(*check, "--margins", "net.json"),
+        convcal(*check, "--calibration", "net.json"),
+    )  # fmt: skip
+    assert bare.code == 1
+    assert "has a correction built in" in bare.err
+    assert margins.code == 0
+    assert "has a correction built in" not in margins.err
+    assert "the data that the calibration was fitted on" in margins.err
+    assert twice.code == 2
+    assert "corrected twice" in twice.err
+
+
 def test_fit_of_equal_models_finds_nothing_and_export_has_nothing_to_do(
     convcal, folder, pair, data
 ):
@@ -278,3 +297,16 @@ def test_progress_is_told_in_sparse_lines_where_there_is_no_terminal(
     lines = convcal(*words).err.splitlines()
     assert lines[0].startswith("running both models: 1 of 12, about ")
     assert len(lines) == 11
+
+
+@pytest.mark.parametrize("verb", ["fit", "check", "capture", "run"])
+def test_the_time_limit_reaches_the_runner(monkeypatch, convcal, pair, data, verb):
+    def open_runner(_, *, timeout, **options):
+        raise UnavailableError(f"allowed {timeout}")
+
+    monkeypatch.setattr("convcal.pairs.open_runner", open_runner)
+    monkeypatch.setattr("convcal.capturing.open_runner", open_runner)
+    words = {"fit": (*pair, "-o", "c.json"), "check": pair, "run": (pair[1], "-o", "o.npz")}
+    words["capture"] = (pair[1], "--role", "observed", "-o", "c")
+    result = convcal(verb, *words[verb], "--data", data, "--timeout", "7")
+    assert result.err.endswith("allowed 7.0\n")
