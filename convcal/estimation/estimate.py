@@ -12,6 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convcal.errors import InputError
 from convcal.estimation.evidence import gather_evidence
+from convcal.estimation.facts import Facts
 from convcal.estimation.interpolation import Filter
 from convcal.estimation.metrics import Metrics, default_range, measure, measure_channels
 from convcal.estimation.registration import Registration, register
@@ -191,14 +192,16 @@ def estimate(
         labels=unit_labels(spatial, n_samples=len(split.held)),
     )
     judgement = judge(
-        ref,
-        obs,
-        split=split,
-        choice=choice,
-        registration=registration,
-        validity=validity,
-        level=level,
-        limits=limits,
+        Facts(
+            reference=ref,
+            observed=obs,
+            split=split,
+            choice=choice,
+            registration=registration,
+            validity=validity,
+            level=level,
+            limits=limits,
+        )
     )
     chosen = judgement.candidate
     mask = None if split.held_mask is None else np.broadcast_to(split.held_mask, held_ref.shape)

@@ -4,28 +4,17 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
+from convcal.estimation.facts import Facts
 from convcal.estimation.registration import Registration
-from convcal.estimation.rounding import RoundingLevel
-from convcal.estimation.selection import Candidate, Choice, Trial, inside
-from convcal.estimation.splitting import Split
-from convcal.estimation.standard import standardised
-from convcal.estimation.structure import (
-    Growth,
-    find_growth,
-    find_row_stride,
-    neighbour_correlation,
-)
+from convcal.estimation.selection import Candidate, Trial
+from convcal.estimation.structure import Growth, find_row_stride
 from convcal.estimation.validity import Validity
 
 __all__ = ["Judgement", "judge"]
-
-Array = NDArray[np.float64]
 
 # Below this share of common variance the two have nothing to do with each other.
 _RELATED = 0.1
@@ -34,6 +23,8 @@ _WHITE = 0.2
 # Fewer fitted values per channel than this decide nothing.
 _LEAST_VALUES = 32
 _LEAST_UNITS = 16
+# A larger share of clipped values is named beside what else is wrong.
+_CLIPPED = 0.001
 # Pixels over the field by which a shift must grow to be a change of scale: these where the shift
 # leaves more than rounding, half of the shift where it does not (the mean of a displacement that
 # grows from nothing is half of its end) or where no shift is fitted; never less than the smallest
@@ -72,185 +63,239 @@ class Judgement:
         return self.candidate.model != "identity"
 
 
-def judge(
-    reference: Array,
-    observed: Array,
-    *,
-    split: Split,
-    choice: Choice,
-    registration: Registration | None,
-    validity: Validity,
-    level: RoundingLevel,
-    limits: tuple[int, ...],
+def judge(facts: Facts) -> Judgement:
+    """Give the verdict: that of the first rule that has one."""
+    for rule in _RULES:
+        judgement = rule(facts)
+        if judgement is not None:
+            return judgement
+    return _unstructured(facts)
+
+
+def _refuse(facts: Facts, verdict: str, family: str, reason: str) -> Judgement:
+    return _judgement(facts, verdict, family, reason, facts.identity)
+
+
+def _judgement(
+    facts: Facts, verdict: str, family: str, reason: str, candidate: Candidate
 ) -> Judgement:
-    """Give the verdict.
+    return Judgement(
+        verdict, family, reason, candidate, facts.level_before, facts.level_after, facts.findings
+    )
 
-    Parameters
-    ----------
-    reference, observed : ndarray of float64, shape (N, C, *spatial)
-    split, choice, registration, validity, level, limits
-        Of the estimate.
 
-    Returns
-    -------
-    Judgement
-    """
-    chosen = choice.chosen
-    identity = choice.trials[0].candidate
-    before = _level(reference, observed, identity, split, level)
-    after = _level(reference, observed, chosen.candidate, split, level)
-    lost = _n_lost(reference, observed, chosen.candidate)
-    findings: dict[str, object] = {}
+# The rules, in their order
 
-    def verdict(name: str, family: str, reason: str, *, keep: bool = False) -> Judgement:
-        candidate = chosen.candidate if keep else identity
-        return Judgement(name, family, reason, candidate, before, after, findings)
 
-    for role, array in (("reference", reference), ("observed", observed)):
+def _nothing_finite(facts: Facts) -> Judgement | None:
+    for role, array in (("reference", facts.reference), ("observed", facts.observed)):
         if not np.isfinite(array).any():
-            return verdict(
+            return _refuse(
+                facts,
                 "not-identifiable" if role == "reference" else "not-correctable",
                 "non-finite",
                 f"no value of the {role} output is finite, so that nothing can be compared",
             )
-    spread = _spread(reference)
-    if not (spread > 3 * level.single).any():
-        return verdict(
-            "not-identifiable",
-            "constant",
-            "the reference is constant in every channel, so that no shift or gain can be seen; "
-            "calibrate with data that make the output vary",
-        )
-    if before <= 1 and lost == 0 and chosen.candidate.model == "identity":
-        if _is_equal(reference, observed):
-            return verdict("identical", "identical", "the two outputs are equal, value by value")
-        return verdict(
-            "identical",
-            "rounding",
-            f"the difference is {before:.2g} times what a faithful fp16 network may leave, and "
-            "no shift, gain or bias takes away a material part of it",
-        )
-    share_clipped = float(validity.saturated.sum() + validity.nonfinite_observed.sum())
-    share_clipped /= observed.size
-    findings["clipped_share"] = share_clipped
-    is_flat = _spread(observed) == 0
-    dead = np.flatnonzero(is_flat & (spread > 3 * level.single)).tolist()
-    findings["dead_channels"] = dead
-    if is_flat.all():
-        return verdict(
-            "not-correctable",
-            "constant",
-            "the observed output is constant in every channel where the reference is not: its "
-            "content is lost",
-        )
-    is_corrected = chosen.candidate.model != "identity"
-    if is_corrected and after <= 1 and lost == 0:
-        if registration is not None and registration.ambiguous and any(chosen.candidate.shift):
-            return _periodic(verdict, registration, chosen)
-        if any(s != round(s) for s in chosen.candidate.shift):
-            least = tuple(max(_LEAST_GROWTH, abs(s) / 2) for s in chosen.candidate.shift)
-            growth = _growth(
-                reference, observed, validity=validity, limits=limits, level=level, least=least
-            )
-            if growth is not None:
-                return _scale(verdict, growth)
-        return verdict("correctable", _family(chosen.candidate), _helps(chosen, after), keep=True)
-    clean = _clean_residual(reference, observed, chosen.candidate, split, validity)
-    if share_clipped > 0 and _rms_level(clean, level) <= 1:
-        reason = (
-            f"{share_clipped:.2%} of the observed values are not finite or stand at a limit "
-            f"({_limits_text(validity)}) where the reference goes on; the rest "
-        )
-        if is_corrected:
-            return verdict(
-                "partly-correctable",
-                "saturation",
-                reason + "is corrected to rounding, those values are lost",
-                keep=True,
-            )
-        return verdict("not-correctable", "saturation", reason + "differs by rounding only")
+    return None
 
-    if registration is not None:
-        stride = find_row_stride(reference, observed)
-        if stride is not None:
-            findings["row_stride"] = stride
-            return verdict(
-                "not-correctable",
-                "row-stride",
-                f"rows of {reference.shape[-1]} values were read from a buffer whose rows are "
-                f"{stride} values apart, each row sheared further than the last; read the output "
-                "through its strides",
-            )
-        least = (_GROWTH,) * len(limits)
-        if chosen.candidate.model != "affine":
-            least = tuple(
-                min(_GROWTH, max(_LEAST_GROWTH, abs(s) / 2)) for s in chosen.candidate.shift
-            )
-        growth = _growth(
-            reference, observed, validity=validity, limits=limits, level=level, least=least
-        )
-        if growth is not None:
-            return _scale(verdict, growth)
-        if registration.ambiguous and any(registration.whole_shift) and is_corrected:
-            return _periodic(verdict, registration, chosen)
-    if is_corrected:
-        family, more = _family(chosen.candidate), ""
-        if share_clipped > 0.001:
-            family, more = "saturation", f"; {share_clipped:.2%} of the values are clipped"
-        if dead:
-            more += f"; channels {dead} are constant in the observed output: their content is lost"
-        return verdict("partly-correctable", family, _helps(chosen, after) + more, keep=True)
-    if share_clipped > 0.001:
-        return verdict(
-            "not-correctable",
-            "saturation",
-            f"{share_clipped:.2%} of the observed values are not finite or stand at a limit "
-            f"({_limits_text(validity)}) where the reference goes on",
-        )
-    if reference.size < _LEAST_VALUES * reference.shape[1]:
-        return verdict(
-            "not-identifiable",
-            "too-few-data",
-            f"{reference.size} values in {reference.shape[1]} channels decide nothing; give more "
-            "samples",
-        )
-    unproven = [t for t in choice.trials[1:] if t.share > 0.5 and not t.is_admissible]
-    if unproven and unproven[0].n_units < _LEAST_UNITS:
-        return verdict(
-            "not-identifiable",
-            "too-few-data",
-            f"a {unproven[0].candidate.model} correction would take away {unproven[0].share:.0%} "
-            f"of the squared error, but {unproven[0].n_units:.0f} independent held-out values do "
-            "not prove it; give more samples",
-        )
-    related = _related(reference, observed, split, registration)
-    findings["related_share"] = related
-    findings["neighbour_correlation"] = neighbour_correlation(clean)
-    if related < _RELATED:
-        return verdict(
-            "not-correctable",
-            "unstructured",
-            f"at no shift does the observed output share more than {related:.0%} of the "
-            "reference's variance: its content is not there",
-        )
-    best = max(choice.trials[1:], key=lambda trial: trial.share, default=None)
-    tried = "" if best is None else f"; the best of what can be fitted takes away {best.share:.0%}"
-    if abs(neighbour_correlation(clean)) < _WHITE:
-        return verdict(
-            "not-correctable",
-            "noise",
-            f"the residual is noise, {before:.3g} times what a faithful fp16 network may leave, "
-            f"and neighbours in it are unrelated{tried}",
-        )
-    return verdict(
-        "not-correctable",
-        "unstructured",
-        f"the residual is {before:.3g} times what a faithful fp16 network may leave, and "
-        f"no shift, gain or bias helps beyond doubt{tried}",
+
+def _constant_reference(facts: Facts) -> Judgement | None:
+    if facts.has_signal.any():
+        return None
+    return _refuse(
+        facts,
+        "not-identifiable",
+        "constant",
+        "the reference is constant in every channel, so that no shift or gain can be seen; "
+        "calibrate with data that make the output vary",
     )
 
 
-_Verdict = Callable[..., Judgement]
+def _identical(facts: Facts) -> Judgement | None:
+    if facts.level_before > 1 or facts.n_lost or facts.is_corrected:
+        return None
+    if np.array_equal(facts.reference, facts.observed, equal_nan=True):
+        reason = "the two outputs are equal, value by value"
+        return _refuse(facts, "identical", "identical", reason)
+    return _refuse(
+        facts,
+        "identical",
+        "rounding",
+        f"the difference is {facts.level_before:.2g} times what a faithful fp16 network may "
+        "leave, and no shift, gain or bias takes away a material part of it",
+    )
+
+
+def _constant_observed(facts: Facts) -> Judgement | None:
+    facts.findings["clipped_share"] = facts.share_clipped
+    facts.findings["dead_channels"] = np.flatnonzero(facts.is_flat & facts.has_signal).tolist()
+    if not facts.is_flat.all():
+        return None
+    return _refuse(
+        facts,
+        "not-correctable",
+        "constant",
+        "the observed output is constant in every channel where the reference is not: its "
+        "content is lost",
+    )
+
+
+def _solved(facts: Facts) -> Judgement | None:
+    """Accept what leaves rounding only, unless it is one of many or the mean of a growth."""
+    if not facts.is_corrected or facts.level_after > 1 or facts.n_lost:
+        return None
+    shift = facts.candidate.shift
+    if facts.registration is not None and facts.registration.ambiguous and any(shift):
+        return _periodic(facts, facts.registration)
+    if any(s != round(s) for s in shift):
+        growth = facts.growth(tuple(max(_LEAST_GROWTH, abs(s) / 2) for s in shift))
+        if growth is not None:
+            return _scale(facts, growth)
+    reason = _helps(facts.choice.chosen, facts.level_after)
+    return _judgement(facts, "correctable", _family(facts.candidate), reason, facts.candidate)
+
+
+def _clipped_only(facts: Facts) -> Judgement | None:
+    if facts.share_clipped == 0 or facts.in_tolerances(facts.clean_residual) > 1:
+        return None
+    reason = f"{_clipped_text(facts)}; the rest "
+    if not facts.is_corrected:
+        reason += "differs by rounding only"
+        return _refuse(facts, "not-correctable", "saturation", reason)
+    reason += "is corrected to rounding, those values are lost"
+    return _judgement(facts, "partly-correctable", "saturation", reason, facts.candidate)
+
+
+def _sheared(facts: Facts) -> Judgement | None:
+    if facts.registration is None:
+        return None
+    stride = find_row_stride(facts.reference, facts.observed)
+    if stride is None:
+        return None
+    facts.findings["row_stride"] = stride
+    return _refuse(
+        facts,
+        "not-correctable",
+        "row-stride",
+        f"rows of {facts.reference.shape[-1]} values were read from a buffer whose rows are "
+        f"{stride} values apart, each row sheared further than the last; read the output "
+        "through its strides",
+    )
+
+
+def _growing(facts: Facts) -> Judgement | None:
+    if facts.registration is None:
+        return None
+    least = (_GROWTH,) * len(facts.limits)
+    if facts.candidate.model != "affine":
+        least = tuple(min(_GROWTH, max(_LEAST_GROWTH, abs(s) / 2)) for s in facts.candidate.shift)
+    growth = facts.growth(least)
+    return None if growth is None else _scale(facts, growth)
+
+
+def _repeating(facts: Facts) -> Judgement | None:
+    found = facts.registration
+    if found is None or not (found.ambiguous and any(found.whole_shift) and facts.is_corrected):
+        return None
+    return _periodic(facts, found)
+
+
+def _partly(facts: Facts) -> Judgement | None:
+    if not facts.is_corrected:
+        return None
+    family, more = _family(facts.candidate), ""
+    if facts.share_clipped > _CLIPPED:
+        family, more = "saturation", f"; {facts.share_clipped:.2%} of the values are clipped"
+    dead = facts.findings["dead_channels"]
+    if dead:
+        more += f"; channels {dead} are constant in the observed output: their content is lost"
+    reason = _helps(facts.choice.chosen, facts.level_after) + more
+    return _judgement(facts, "partly-correctable", family, reason, facts.candidate)
+
+
+def _clipped(facts: Facts) -> Judgement | None:
+    if facts.share_clipped <= _CLIPPED:
+        return None
+    return _refuse(facts, "not-correctable", "saturation", _clipped_text(facts))
+
+
+def _too_few(facts: Facts) -> Judgement | None:
+    n_values, n_channels = facts.reference.size, facts.reference.shape[1]
+    if n_values < _LEAST_VALUES * n_channels:
+        return _refuse(
+            facts,
+            "not-identifiable",
+            "too-few-data",
+            f"{n_values} values in {n_channels} channels decide nothing; give more samples",
+        )
+    unproven = [t for t in facts.choice.trials[1:] if t.share > 0.5 and not t.is_admissible]
+    if not unproven or unproven[0].n_units >= _LEAST_UNITS:
+        return None
+    return _refuse(
+        facts,
+        "not-identifiable",
+        "too-few-data",
+        f"a {unproven[0].candidate.model} correction would take away {unproven[0].share:.0%} "
+        f"of the squared error, but {unproven[0].n_units:.0f} independent held-out values do "
+        "not prove it; give more samples",
+    )
+
+
+def _unrelated(facts: Facts) -> Judgement | None:
+    facts.findings["related_share"] = facts.related
+    facts.findings["neighbour_correlation"] = facts.neighbour_correlation
+    if facts.related >= _RELATED:
+        return None
+    return _refuse(
+        facts,
+        "not-correctable",
+        "unstructured",
+        f"at no shift does the observed output share more than {facts.related:.0%} of the "
+        "reference's variance: its content is not there",
+    )
+
+
+def _noise(facts: Facts) -> Judgement | None:
+    if abs(facts.neighbour_correlation) >= _WHITE:
+        return None
+    return _refuse(
+        facts,
+        "not-correctable",
+        "noise",
+        f"the residual is noise, {facts.level_before:.3g} times what a faithful fp16 network may "
+        f"leave, and neighbours in it are unrelated{_tried(facts)}",
+    )
+
+
+def _unstructured(facts: Facts) -> Judgement:
+    return _refuse(
+        facts,
+        "not-correctable",
+        "unstructured",
+        f"the residual is {facts.level_before:.3g} times what a faithful fp16 network may leave, "
+        f"and no shift, gain or bias helps beyond doubt{_tried(facts)}",
+    )
+
+
+_RULES = (
+    _nothing_finite,
+    _constant_reference,
+    _identical,
+    _constant_observed,
+    _solved,
+    _clipped_only,
+    _sheared,
+    _growing,
+    _repeating,
+    _partly,
+    _clipped,
+    _too_few,
+    _unrelated,
+    _noise,
+)
+
+
+# Their words
 
 
 def _family(candidate: Candidate) -> str:
@@ -279,93 +324,37 @@ def _helps(chosen: Trial, after: float) -> str:
     )
 
 
-def _scale(verdict: _Verdict, growth: Growth) -> Judgement:
+def _scale(facts: Facts, growth: Growth) -> Judgement:
     axis = int(np.argmax(np.abs(growth.growth)))
-    result = verdict(
+    facts.findings["growth"] = list(growth.growth)
+    facts.findings["fixed_point"] = [None if math.isnan(p) else p for p in growth.fixed_point]
+    return _refuse(
+        facts,
         "not-correctable",
         "scale",
         f"the shift grows by {growth.growth[axis]:+.3g} px along spatial axis {axis} "
         f"({growth.sigmas:.0f} standard errors over {growth.n_blocks} blocks), zero at "
         f"position {growth.fixed_point[axis]:.4g}: a change of scale, not a shift",
     )
-    result.findings["growth"] = list(growth.growth)
-    result.findings["fixed_point"] = [None if math.isnan(p) else p for p in growth.fixed_point]
-    return result
 
 
-def _periodic(verdict: _Verdict, registration: Registration, chosen: Trial) -> Judgement:
-    others = ", ".join(str(s) for s in registration.ambiguous[:3])
-    return verdict(
+def _periodic(facts: Facts, found: Registration) -> Judgement:
+    others = ", ".join(str(s) for s in found.ambiguous[:3])
+    return _refuse(
+        facts,
         "not-identifiable",
         "periodic",
-        f"the content repeats: shifts {others} and {len(registration.ambiguous)} in all fit as "
-        f"well as {registration.whole_shift} (which takes away {chosen.share:.0%}); calibrate with "
+        f"the content repeats: shifts {others} and {len(found.ambiguous)} in all fit as well as "
+        f"{found.whole_shift} (which takes away {facts.choice.chosen.share:.0%}); calibrate with "
         "data that do not repeat",
     )
 
 
-def _spread(array: Array) -> Array:
-    """Give each channel's standard deviation over its finite values; 0 where it has none."""
-    result = np.zeros(array.shape[1])
-    for channel in range(array.shape[1]):
-        values = array[:, channel]
-        values = values[np.isfinite(values)]
-        if values.size:
-            result[channel] = float(values.std()) if np.ptp(values) > 0 else 0.0
-    return result
-
-
-def _is_equal(reference: Array, observed: Array) -> bool:
-    return bool(np.array_equal(reference, observed, equal_nan=True))
-
-
-def _held_residual(
-    reference: Array, observed: Array, candidate: Candidate, split: Split
-) -> tuple[Array, Array]:
-    """Give residual and reference on held-out data, inside the margins; NaN where not held."""
-    ref = reference[split.held]
-    if split.held_mask is not None:
-        ref = np.where(split.held_mask, ref, np.nan)
-    window = inside(candidate.margins, reference.shape[2:])
-    with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
-        residual = ref[window] - candidate.apply(observed[split.held])[window]
-    return residual, ref[window]
-
-
-def _rms_level(residual: Array, level: RoundingLevel) -> float:
-    """Give the residual in units of the tolerance: of all, or half of the worst channel's."""
-    finite = np.isfinite(residual)
-    axes = (0, *range(2, residual.ndim))
-    squares = np.square(np.where(finite, residual, 0.0)).sum(axis=axes)
-    rms = np.sqrt(squares / np.maximum(finite.sum(axis=axes), 1))
-    # An output that is zero throughout has no rounding: any difference is beyond it.
-    tolerance = np.where(level.tolerance > 0, level.tolerance, np.finfo(np.float64).tiny)
-    relative = rms / tolerance
-    return float(max(np.sqrt(np.mean(relative**2)), relative.max() / 2))
-
-
-def _level(
-    reference: Array, observed: Array, candidate: Candidate, split: Split, level: RoundingLevel
-) -> float:
-    return _rms_level(_held_residual(reference, observed, candidate, split)[0], level)
-
-
-def _n_lost(reference: Array, observed: Array, candidate: Candidate) -> int:
-    """Count values, over all samples, that are not finite where the reference is."""
-    window = inside(candidate.margins, reference.shape[2:])
-    with np.errstate(invalid="ignore"):
-        residual = reference[window] - candidate.apply(observed)[window]
-    ref = reference[window]
-    return int((np.isfinite(ref) & ~np.isfinite(residual)).sum())
-
-
-def _clean_residual(
-    reference: Array, observed: Array, candidate: Candidate, split: Split, validity: Validity
-) -> Array:
-    """Give the held-out residual without clipped values; NaN there."""
-    if validity.observed is not None:
-        observed = np.where(validity.observed, observed, np.nan)
-    return _held_residual(reference, observed, candidate, split)[0]
+def _clipped_text(facts: Facts) -> str:
+    return (
+        f"{facts.share_clipped:.2%} of the observed values are not finite or stand at a limit "
+        f"({_limits_text(facts.validity)}) where the reference goes on"
+    )
 
 
 def _limits_text(validity: Validity) -> str:
@@ -373,36 +362,6 @@ def _limits_text(validity: Validity) -> str:
     return ", ".join(f"{end:.6g}" for end in ends[:4]) or "not finite"
 
 
-def _growth(
-    reference: Array,
-    observed: Array,
-    *,
-    validity: Validity,
-    limits: tuple[int, ...],
-    level: RoundingLevel,
-    least: tuple[float, ...],
-) -> Growth | None:
-    ref, spread = standardised(reference, validity.reference)
-    # Clipped values do not count, but zeros in their place would put edges there.
-    finite = np.isfinite(observed)
-    obs, _ = standardised(observed, None if finite.all() else finite)
-    return find_growth(
-        ref,
-        obs,
-        limits=limits,
-        floor=np.square(level.single / spread),
-        least=least,
-        valid_reference=validity.reference,
-        valid_observed=validity.observed,
-    )
-
-
-def _related(
-    reference: Array, observed: Array, split: Split, registration: Registration | None
-) -> float:
-    """Give the share of variance in common, at the best shift."""
-    if registration is not None:
-        return 1 - registration.unexplained
-    ref, _ = standardised(reference[split.train], np.isfinite(reference[split.train]))
-    obs, _ = standardised(observed[split.train], np.isfinite(observed[split.train]))
-    return float(np.median(np.square((ref * obs).mean(axis=0))))
+def _tried(facts: Facts) -> str:
+    best = max(facts.choice.trials[1:], key=lambda trial: trial.share, default=None)
+    return "" if best is None else f"; the best of what can be fitted takes away {best.share:.0%}"

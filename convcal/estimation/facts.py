@@ -1,0 +1,180 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What the verdict is given from, computed once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from functools import cached_property
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convcal.estimation.registration import Registration
+from convcal.estimation.rounding import RoundingLevel
+from convcal.estimation.selection import Candidate, Choice, inside
+from convcal.estimation.splitting import Split
+from convcal.estimation.standard import standardised
+from convcal.estimation.structure import Growth, find_growth, neighbour_correlation
+from convcal.estimation.validity import Validity
+
+__all__ = ["Facts"]
+
+Array = NDArray[np.float64]
+Mask = NDArray[np.bool_]
+
+
+@dataclass(frozen=True, eq=False)
+class Facts:
+    """The two outputs, what was fitted to them, and what that leaves.
+
+    Attributes
+    ----------
+    reference, observed : ndarray of float64, shape (N, C, *spatial)
+    split, choice, registration, validity, level, limits
+        Of the estimate.
+    findings : dict
+        What the rules find out on their way, JSON-ready.
+    """
+
+    reference: Array
+    observed: Array
+    split: Split
+    choice: Choice
+    registration: Registration | None
+    validity: Validity
+    level: RoundingLevel
+    limits: tuple[int, ...]
+    findings: dict[str, object] = field(default_factory=dict)
+
+    @property
+    def candidate(self) -> Candidate:
+        """The correction that was chosen."""
+        return self.choice.chosen.candidate
+
+    @property
+    def identity(self) -> Candidate:
+        """The correction that does nothing."""
+        return self.choice.trials[0].candidate
+
+    @property
+    def is_corrected(self) -> bool:
+        """Tell whether a correction was chosen."""
+        return self.candidate.model != "identity"
+
+    @cached_property
+    def corrected(self) -> Array:
+        """All observed values as the chosen candidate corrects them."""
+        return self.candidate.apply(self.observed) if self.is_corrected else self.observed
+
+    @cached_property
+    def level_before(self) -> float:
+        """Held-out residual of the identity, in units of the tolerance."""
+        residual = _residual(self.reference, self.observed, self.identity, self.split)
+        return self.in_tolerances(residual)
+
+    @cached_property
+    def level_after(self) -> float:
+        """Held-out residual of the chosen candidate, in units of the tolerance."""
+        residual = _residual(self.reference, self.corrected, self.candidate, self.split)
+        return self.in_tolerances(residual)
+
+    @cached_property
+    def n_lost(self) -> int:
+        """Count values, over all samples, that are not finite where the reference is."""
+        window = inside(self.candidate.margins, self.reference.shape[2:])
+        is_lost = np.isfinite(self.reference[window]) & ~np.isfinite(self.corrected[window])
+        return int(is_lost.sum())
+
+    @cached_property
+    def clean_residual(self) -> Array:
+        """Held-out residual of the chosen candidate, NaN where clipped values enter."""
+        corrected = self.corrected
+        if self.validity.observed is not None:
+            valid = np.where(self.validity.observed, self.observed, np.nan)
+            corrected = self.candidate.apply(valid)
+        return _residual(self.reference, corrected, self.candidate, self.split)
+
+    @cached_property
+    def neighbour_correlation(self) -> float:
+        """Correlation of neighbours in the clean residual."""
+        return neighbour_correlation(self.clean_residual)
+
+    @cached_property
+    def share_clipped(self) -> float:
+        """Share of the observed values that are not finite or stand at a limit."""
+        n_clipped = self.validity.saturated.sum() + self.validity.nonfinite_observed.sum()
+        return float(n_clipped) / self.observed.size
+
+    @cached_property
+    def has_signal(self) -> Mask:
+        """Tell in which channels the reference varies by more than rounding."""
+        signal: Mask = _spread(self.reference) > 3 * self.level.single
+        return signal
+
+    @cached_property
+    def is_flat(self) -> Mask:
+        """Tell which observed channels are constant."""
+        flat: Mask = _spread(self.observed) == 0
+        return flat
+
+    @cached_property
+    def related(self) -> float:
+        """Share of variance that the two have in common, at the best shift."""
+        if self.registration is not None:
+            return 1 - self.registration.unexplained
+        train = self.split.train
+        ref, _ = standardised(self.reference[train], np.isfinite(self.reference[train]))
+        obs, _ = standardised(self.observed[train], np.isfinite(self.observed[train]))
+        return float(np.median(np.square((ref * obs).mean(axis=0))))
+
+    def in_tolerances(self, residual: Array) -> float:
+        """Give a residual in units of the tolerance: of all, or half of the worst channel's."""
+        finite = np.isfinite(residual)
+        axes = (0, *range(2, residual.ndim))
+        squares = np.square(np.where(finite, residual, 0.0)).sum(axis=axes)
+        rms = np.sqrt(squares / np.maximum(finite.sum(axis=axes), 1))
+        # An output that is zero throughout has no rounding: any difference is beyond it.
+        tolerance = np.where(
+            self.level.tolerance > 0, self.level.tolerance, np.finfo(np.float64).tiny
+        )
+        relative = rms / tolerance
+        return float(max(np.sqrt(np.mean(relative**2)), relative.max() / 2))
+
+    def growth(self, least: tuple[float, ...]) -> Growth | None:
+        """Find out whether the shift grows with position, by `least` pixels over each axis."""
+        ref, spread = standardised(self.reference, self.validity.reference)
+        # Clipped values do not count, but zeros in their place would put edges there.
+        finite = np.isfinite(self.observed)
+        obs, _ = standardised(self.observed, None if finite.all() else finite)
+        return find_growth(
+            ref,
+            obs,
+            limits=self.limits,
+            floor=np.square(self.level.single / spread),
+            least=least,
+            valid_reference=self.validity.reference,
+            valid_observed=self.validity.observed,
+        )
+
+
+def _spread(array: Array) -> Array:
+    """Give each channel's standard deviation over its finite values; 0 where it has none."""
+    result = np.zeros(array.shape[1])
+    for channel in range(array.shape[1]):
+        values = array[:, channel]
+        values = values[np.isfinite(values)]
+        if values.size:
+            result[channel] = float(values.std()) if np.ptp(values) > 0 else 0.0
+    return result
+
+
+def _residual(reference: Array, corrected: Array, candidate: Candidate, split: Split) -> Array:
+    """Give the residual on held-out data, inside the candidate's margins; NaN where not held."""
+    ref = reference[split.held]
+    if split.held_mask is not None:
+        ref = np.where(split.held_mask, ref, np.nan)
+    window = inside(candidate.margins, reference.shape[2:])
+    residual: Array
+    with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
+        residual = ref[window] - corrected[split.held][window]
+    return residual
