@@ -10,6 +10,7 @@ such a file writes nowhere but under the folder it is unzipped to.
 from __future__ import annotations
 
 import contextlib
+import lzma
 import os
 import re
 import struct
@@ -46,6 +47,7 @@ _ESCAPED = re.compile(r"[/\\%\x00-\x1f\x7f]")
 _ESCAPE = re.compile(r"%(25|2E|2F|5C|7F|[01][0-9A-F])")
 # The longest file name that the usual file systems take; also keeps messages and tables readable.
 _LONGEST_NAME = 255
+_LONGEST_KEY = (1 << 16) - 1 - len(".npy")  # in bytes, what a zip file can hold
 
 
 def escape_name(name: str) -> str:
@@ -113,9 +115,9 @@ class ArrayFile:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = Path(path)
-        if not self.path.is_file():
-            raise InputError(f"there is no file '{self.path}'")
         with self._readable():
+            if not self.path.is_file():
+                raise InputError(f"there is no file '{self.path}'")
             self._zip = zipfile.ZipFile(self.path)
         self.headers: dict[str, NpyHeader] = {}
         self._members: dict[str, zipfile.ZipInfo] = {}
@@ -168,6 +170,7 @@ class ArrayFile:
         except (
             zipfile.BadZipFile,
             zlib.error,
+            lzma.LZMAError,
             EOFError,
             NotImplementedError,  # a compression or encryption that zipfile does not know
             RuntimeError,  # an encrypted member
@@ -330,6 +333,10 @@ def write_samples(
             prefix = "" if sample is None else escape_name(sample) + "/"
             for tensor, values in arrays.items():
                 key = prefix + escape_name(tensor)
+                if len(key.encode()) > _LONGEST_KEY:
+                    raise InputError(
+                        f"'{target}' cannot hold the name '{key[:60]}…' of {len(key)} characters"
+                    )
                 if key in written:
                     raise InputError(f"'{target}' would hold '{key}' twice; sample names differ")
                 written.add(key)

@@ -138,7 +138,8 @@ def as_input(values: object, feature: Feature, *, where: str) -> NDArray[np.gene
     """
     try:
         given = np.asarray(values)
-    except ValueError as error:  # nested lists of unequal length
+    # Nested lists of unequal length; tensors that need gradients or lie on a GPU.
+    except (ValueError, TypeError, RuntimeError) as error:
         raise InputError(f"{where} is no array ({error})") from error
     check_dtype(given.dtype, feature, where=where)
     check_shape(given.shape, feature, where=where)

@@ -9,6 +9,7 @@ error message.
 from __future__ import annotations
 
 import math
+import tokenize
 import warnings
 from dataclasses import dataclass
 from typing import IO, TYPE_CHECKING
@@ -92,7 +93,14 @@ def read_npy_header(stream: IO[bytes], *, n_bytes: int, where: str) -> NpyHeader
             # Headers written by Python 2 make NumPy warn; what they say is unharmed.
             warnings.simplefilter("ignore", UserWarning)
             shape, is_fortran_order, dtype = read_fields(counted)
-    except (ValueError, TypeError, EOFError, RecursionError, MemoryError) as error:
+    except (
+        ValueError,
+        TypeError,
+        EOFError,
+        RecursionError,
+        MemoryError,
+        tokenize.TokenError,
+    ) as error:
         raise InputError(f"{where} is no readable .npy array: {error}") from error
     if dtype.hasobject:
         msg = (
@@ -103,8 +111,10 @@ def read_npy_header(stream: IO[bytes], *, n_bytes: int, where: str) -> NpyHeader
     if not is_plain(dtype):
         msg = f"{where} has dtype {dtype}; accepted are booleans, integers and floats"
         raise InputError(msg)
-    if any(length < 0 for length in shape):
-        raise InputError(f"{where} announces the impossible shape {shape}")
+    try:
+        np.broadcast_to(np.zeros((), dtype), shape)  # takes no memory
+    except (ValueError, OverflowError):  # negative, longer than an address, more axes than 64
+        raise InputError(f"{where} announces the impossible shape {shape}") from None
     header = NpyHeader(tuple(int(length) for length in shape), dtype, bool(is_fortran_order))
     if counted.n_read + header.n_bytes != n_bytes:
         msg = (

@@ -136,7 +136,7 @@ def _picture_size(path: Path) -> tuple[int, int]:
     with _opened(path) as image:
         width, height = image.size
         # EXIF orientations 5 to 8 turn by a quarter.
-        is_turned = image.getexif().get(0x0112, 1) >= 5
+        is_turned = image.getexif().get(0x0112, 1) in range(5, 9)
     return (width, height) if is_turned else (height, width)
 
 

@@ -116,7 +116,7 @@ def sound_windows(path: Path, feature: Feature) -> Iterator[NDArray[np.generic]]
     Yields
     ------
     numpy.ndarray
-        In the input's shape and dtype, in the order of `windows`; one window is in memory.
+        float32, in the input's shape, in the order of `windows`; one window is in memory.
 
     Raises
     ------
@@ -126,7 +126,7 @@ def sound_windows(path: Path, feature: Feature) -> Iterator[NDArray[np.generic]]
     window = _window_length(feature)
     with _Sound(path) as sound:
         for _ in windows(sound.length, window):
-            yield sound.read(window).astype(feature.dtype).reshape(feature.shape)
+            yield sound.read(window).reshape(feature.shape)
 
 
 class _Sound:

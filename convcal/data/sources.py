@@ -94,7 +94,7 @@ class MediaSource(_FileSource):
 
     def __iter__(self) -> Iterator[Sample]:
         for piece in self._pieces(self.path, self._feature):
-            yield {self._feature.name: piece}
+            yield {self._feature.name: as_input(piece, self._feature, where=f"'{self.path}'")}
 
 
 class NpySource(_FileSource):

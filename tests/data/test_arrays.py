@@ -186,6 +186,12 @@ DAMAGED = {
     "a tuple": (header("('f4', 1)"), ["no readable .npy array"]),
     "a huge shape": (header(FLOATS % "(1000000000, 1000000000)"), ["damaged", "(1000000000,"]),
     "a negative shape": (header(FLOATS % "(-1,)"), ["impossible shape (-1,)"]),
+    "an empty shape beyond memory": (
+        header(FLOATS % "(0, 1000000000000000000000000000000)"),
+        ["impossible shape (0, 1000"],
+    ),
+    "seventy axes": (header(FLOATS % f"({'1, ' * 70})"), ["impossible shape (1, 1, "]),
+    "a header without end": (header("(" * 100), ["no readable .npy array"]),
     "too few values": (npy(np.zeros(4))[:-1], ["damaged", "32 bytes", "31 are there"]),
     "too many values": (npy(np.zeros(4)) + b"1", ["damaged", "33 are there"]),
     "a long header": (
@@ -201,6 +207,23 @@ def test_a_damaged_member_is_refused_before_anything_is_allocated(tmp_path, case
     path = npz(tmp_path / "f.npz", {"s/y.npy": member})
     with refused(tmp_path, "array 's/y' of", "f.npz", *parts, error=InputError):
         ArrayFile(path)
+
+
+def test_a_member_whose_compression_is_damaged_is_named(tmp_path):
+    path = tmp_path / "f.npz"
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_LZMA) as archive:
+        archive.writestr("y.npy", npy(np.arange(1000.0)))
+    raw = bytearray(path.read_bytes())
+    raw[60:120] = bytes(60)
+    path.write_bytes(raw)
+    with refused(tmp_path, "f.npz", "no readable .npz", error=InputError):
+        list(read_samples(path))
+
+
+def test_a_name_longer_than_a_zip_file_holds_is_refused(tmp_path):
+    samples = [("s", {"y" * 70_000: np.zeros(1)})]
+    with refused(tmp_path, "f.npz", "70002 characters", error=InputError):
+        write_samples(tmp_path / "f.npz", samples)
 
 
 def test_a_lying_zip_directory_is_noticed(tmp_path):

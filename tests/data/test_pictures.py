@@ -126,6 +126,14 @@ def test_pictures_are_turned_upright_as_their_exif_data_say(tmp_path, orientatio
     np.testing.assert_array_equal(next(iter(samples))["picture"], upright)
 
 
+def test_an_orientation_that_exif_does_not_know_turns_nothing(tmp_path):
+    exif = Image.Exif()
+    exif[0x0112] = 99
+    path = save(tmp_path / "p.png", RGB, exif=exif)
+    samples = open_samples(path, model(image(*RGB.shape[:2])))
+    np.testing.assert_array_equal(next(iter(samples))["picture"], RGB)
+
+
 @pytest.mark.parametrize("suffix", [".bmp", ".png", ".ppm", ".tif", ".webp"])
 def test_lossless_formats_give_the_pixels(tmp_path, suffix):
     path = save(tmp_path / f"p{suffix}", RGB, **({"lossless": True} if suffix == ".webp" else {}))

@@ -415,10 +415,18 @@ def test_bad_data_is_named(tmp_path, case):
         open_samples(tmp_path / name, description)
 
 
+class Tensor:
+    """As PyTorch's, while it records gradients."""
+
+    def __array__(self, *_, **__):
+        raise RuntimeError("Can't call numpy() on Tensor that requires grad.")
+
+
 @pytest.mark.parametrize(
     ("data", "parts"),
     [
         ({"x": X[0]}, ["type dict", "[sample]"]),
+        ([{"x": Tensor()}], ["input 'x' of sample 0", "no array", "requires grad"]),
         (3, ["type int", "iterable of dicts"]),
         ([], ["holds no samples"]),
         ([X[0]], ["sample 0", "type ndarray", "dict of arrays"]),

@@ -60,6 +60,19 @@ def test_stereo_becomes_the_mean(tmp_path):
     np.testing.assert_array_equal(sample["x"][0, 0], left.astype(np.float32) / 2)
 
 
+@pytest.mark.parametrize(
+    ("value", "dtype", "part"),
+    [(np.nan, "float32", "holds 1 NaN"), (1e30, "float16", "beyond the range of float16")],
+)
+def test_values_that_no_sound_has_are_named(tmp_path, value, dtype, part):
+    sound = np.zeros(400)
+    sound[7] = value
+    path = save(tmp_path / "s.wav", sound, subtype="FLOAT")
+    samples = open_samples(path, model(tensor((1, 1, 400), dtype=dtype)))
+    with pytest.raises(InputError, match=rf"s\.wav' {part}|s\.wav' holds .* {part}"):
+        list(samples)
+
+
 def test_a_sound_shorter_than_the_input_is_named_with_both_lengths(tmp_path):
     path = save(tmp_path / "short.wav", LEVELS[:399])
     with refused(tmp_path, "short.wav", "399 samples", "400", error=InputError):
