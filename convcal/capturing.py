@@ -20,6 +20,7 @@ from convcal.data.samples import CalibrationSet, open_samples
 from convcal.files import ensure_absent
 from convcal.pairs import Progress
 from convcal.runtime import Runner, open_runner
+from convcal.words import TIMEOUT
 
 __all__ = ["Recording", "capture_outputs", "import_capture", "record_outputs"]
 
@@ -57,6 +58,7 @@ def capture_outputs(
     runtime: str = "auto",
     compute_units: str = "all",
     emulate: Sequence[str] = (),
+    timeout: float = TIMEOUT,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Capture:
@@ -76,6 +78,8 @@ def capture_outputs(
         Where the model runs, as `convcal.runtime.open_runner` takes them.
     emulate : sequence of str
         Faults that act on the model.
+    timeout : float
+        Seconds that Core ML may take for loading a model, or for one sample.
     force : bool
         Replace the role if the capture has it.
     progress : callable, optional
@@ -94,7 +98,11 @@ def capture_outputs(
     """
     check_role(target, role, force=force)
     with open_runner(
-        model, runtime=runtime, compute_units=compute_units, faults=tuple(emulate)
+        model,
+        runtime=runtime,
+        compute_units=compute_units,
+        faults=tuple(emulate),
+        timeout=timeout,
     ) as runner:
         samples = open_samples(data, runner.description)
         provenance = {**runner.provenance, "data_sha256": samples.sha256}
@@ -149,6 +157,7 @@ def record_outputs(
     runtime: str = "auto",
     compute_units: str = "all",
     emulate: Sequence[str] = (),
+    timeout: float = TIMEOUT,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Recording:
@@ -169,6 +178,8 @@ def record_outputs(
         Where the model runs, as `convcal.runtime.open_runner` takes them.
     emulate : sequence of str
         Faults that act on the model.
+    timeout : float
+        Seconds that Core ML may take for loading a model, or for one sample.
     force : bool
         Replace a file that exists.
     progress : callable, optional
@@ -201,6 +212,7 @@ def record_outputs(
         runtime=runtime,
         compute_units=compute_units,
         faults=tuple(emulate),
+        timeout=timeout,
         extra_outputs=extra,
     ) as runner:
         samples = open_samples(data, runner.description)

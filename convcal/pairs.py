@@ -18,7 +18,7 @@ from convcal.errors import InputError
 from convcal.layout import Layout, OutputAxes
 from convcal.model_description import Feature, ModelDescription
 from convcal.runtime import Runner, open_runner
-from convcal.words import ROLES
+from convcal.words import ROLES, TIMEOUT
 
 __all__ = ["Axes", "OutputPair", "Pairs", "Progress", "read_pairs", "record_pairs"]
 
@@ -63,6 +63,7 @@ def record_pairs(
     reference_compute_units: str = "all",
     observed_compute_units: str = "all",
     emulate: Sequence[str] = (),
+    timeout: float = TIMEOUT,
     axes: Axes | None = None,
     progress: Progress | None = None,
 ) -> Pairs:
@@ -80,6 +81,8 @@ def record_pairs(
         On Core ML, for each of the two.
     emulate : sequence of str
         Faults that act on the observed model.
+    timeout : float
+        Seconds that Core ML may take for loading a model, or for one sample.
     axes : mapping of str to Layout, or OutputAxes, optional
         By output name, where the layout is not the usual one.
     progress : callable, optional
@@ -99,7 +102,13 @@ def record_pairs(
         def opened(model: Model, units: str, faults: Sequence[str]) -> Runner:
             if isinstance(model, str | os.PathLike):
                 return stack.enter_context(
-                    open_runner(model, runtime=runtime, compute_units=units, faults=faults)
+                    open_runner(
+                        model,
+                        runtime=runtime,
+                        compute_units=units,
+                        faults=faults,
+                        timeout=timeout,
+                    )
                 )
             if faults:
                 raise InputError("faults can be emulated on packages only, not on a runner")

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The words that an argument may be; imports nothing, so that parsing them costs nothing."""
+"""The words and limits of arguments; imports nothing, so that parsing them costs nothing."""
 
-__all__ = ["COMPUTE_UNITS", "MODELS", "PRECISIONS", "ROLES", "RUNTIMES"]
+__all__ = ["COMPUTE_UNITS", "MODELS", "PRECISIONS", "ROLES", "RUNTIMES", "TIMEOUT", "TIMEOUT_MAX"]
 
 COMPUTE_UNITS = ("all", "cpu-only", "cpu-and-gpu", "cpu-and-ne")
 MODELS = (
@@ -16,3 +16,6 @@ MODELS = (
 PRECISIONS = ("float32", "output")
 ROLES = ("reference", "observed")
 RUNTIMES = ("auto", "coreml", "reference")
+TIMEOUT = 300.0
+TIMEOUT_MAX = 1e6
+"""Seconds that Core ML gets for loading a model, or for one sample."""

@@ -116,6 +116,7 @@ def _check(arguments: argparse.Namespace) -> Outcome:
                 reference_compute_units=arguments.reference_compute_units,
                 observed_compute_units=arguments.candidate_compute_units,
                 emulate=arguments.emulate,
+                timeout=arguments.timeout,
                 axes=axes,
                 progress=tell,
             )

@@ -75,7 +75,7 @@ def add_fit(verbs: Verbs) -> None:
         type=between(0, 0.5),
         default=0.25,
         metavar="SHARE",
-        help="share of the samples that decides, at most 0.5 (default: 0.25)",
+        help="share of samples that decides, up to 0.5 (default: 0.25)",
     )
     parser.add_argument(
         "--max-shift",
@@ -127,6 +127,7 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
                 reference_compute_units=arguments.reference_compute_units,
                 observed_compute_units=arguments.observed_compute_units,
                 emulate=arguments.emulate,
+                timeout=arguments.timeout,
                 axes=axes,
                 progress=tell,
             )

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, Protocol
 
 from convcal.errors import InputError
-from convcal.words import COMPUTE_UNITS, RUNTIMES
+from convcal.words import COMPUTE_UNITS, RUNTIMES, TIMEOUT, TIMEOUT_MAX
 
 if TYPE_CHECKING:
     from convcal.layout import OutputAxes
@@ -108,7 +108,7 @@ def add_data(parser: Parser, *, required: bool = False) -> None:
 
 
 def add_runtime(parser: Parser, *roles: str) -> None:
-    """Add ``--runtime``, and the compute units of each role."""
+    """Add ``--runtime``, the compute units of each role, and ``--timeout``."""
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,
@@ -127,6 +127,13 @@ def add_runtime(parser: Parser, *roles: str) -> None:
             if role == roles[0]
             else "the same for the other model",
         )
+    parser.add_argument(
+        "--timeout",
+        type=between(0, TIMEOUT_MAX),
+        default=TIMEOUT,
+        metavar="SECONDS",
+        help=f"what coreml gets for loading a model, or for one sample (default: {TIMEOUT:g})",
+    )
 
 
 def add_emulate(parser: Parser, *, model: str) -> None:

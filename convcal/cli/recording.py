@@ -126,6 +126,7 @@ def _capture(arguments: argparse.Namespace) -> Outcome:
                 runtime=arguments.runtime,
                 compute_units=arguments.compute_units,
                 emulate=arguments.emulate,
+                timeout=arguments.timeout,
                 force=arguments.force,
                 progress=tell,
             )
@@ -205,6 +206,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
             runtime=arguments.runtime,
             compute_units=arguments.compute_units,
             emulate=arguments.emulate,
+            timeout=arguments.timeout,
             force=arguments.force,
             progress=tell,
         )

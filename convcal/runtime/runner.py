@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from convcal.errors import InputError, UnavailableError
 from convcal.faults import ArrayFault, Fault, parse_fault
-from convcal.words import COMPUTE_UNITS, RUNTIMES
+from convcal.words import COMPUTE_UNITS, RUNTIMES, TIMEOUT, TIMEOUT_MAX
 
 if TYPE_CHECKING:
     import os
@@ -65,7 +65,7 @@ def open_runner(
     compute_units: str = "all",
     faults: Sequence[Fault | str] = (),
     extra_outputs: Sequence[str] = (),
-    timeout: float = 300.0,
+    timeout: float = TIMEOUT,
 ) -> Runner:
     """Open a package for running.
 
@@ -113,6 +113,10 @@ def open_runner(
         raise InputError(
             f"there are no compute units '{compute_units}'; "
             f"choose one of {', '.join(COMPUTE_UNITS)}"
+        )
+    if not 0 < timeout <= TIMEOUT_MAX:
+        raise InputError(
+            f"the timeout is {timeout}; seconds above 0 and at most {TIMEOUT_MAX:g} are accepted"
         )
     emulated = tuple(parse_fault(each) if isinstance(each, str) else each for each in faults)
     is_macos = sys.platform == "darwin"

@@ -314,6 +314,8 @@ def test_numbers_out_of_range_are_refused_before_any_work(refused):
         ("fit", *models, *OUT, "--holdout", "0"),
         ("fit", *models, *OUT, "--holdout", "0.51"),
         ("fit", *models, *OUT, "--holdout", "nan"),
+        ("fit", *models, *OUT, "--timeout", "0"),
+        ("check", *models, "--timeout", "inf"),
         ("fit", *models, *OUT, "--max-shift", "-1"),
         ("fit", *models, *OUT, "--max-shift", "2.5"),
         ("fit", *models, *OUT, "--channel-axis", "y=one"),

@@ -13,6 +13,7 @@ import pytest
 from cli.scenes import FAULT, displaced
 
 from convcal import Calibration, Correction, OutputCalibration
+from convcal.errors import UnavailableError
 
 
 def test_fit_writes_the_calibration_and_says_what_to_do_next(convcal, folder, pair, data):

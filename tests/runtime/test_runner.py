@@ -85,6 +85,8 @@ def test_core_ml_elsewhere_is_refused_with_what_can_be_done(tmp_path, monkeypatc
         ({"runtime": "onnx"}, "no runtime 'onnx'; choose one of auto, coreml, reference"),
         ({"compute_units": "tpu"}, "no compute units 'tpu'; choose one of all, cpu-only"),
         ({"faults": ["nonsense"]}, "no fault 'nonsense'; the faults are channel-affine"),
+        ({"timeout": 0}, "the timeout is 0; seconds above 0"),
+        ({"timeout": float("nan")}, "the timeout is nan"),
     ],
 )
 def test_what_is_accepted_is_listed(tmp_path, options, message):
