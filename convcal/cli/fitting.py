@@ -75,7 +75,7 @@ def add_fit(verbs: Verbs) -> None:
         type=between(0, 0.5),
         default=0.25,
         metavar="SHARE",
-        help="share of samples that decides, up to 0.5 (default: 0.25)",
+        help="share that decides, up to 0.5 (default: 0.25)",
     )
     parser.add_argument(
         "--max-shift",

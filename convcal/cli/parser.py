@@ -132,7 +132,7 @@ def add_runtime(parser: Parser, *roles: str) -> None:
         type=between(0, TIMEOUT_MAX),
         default=TIMEOUT,
         metavar="SECONDS",
-        help=f"what coreml gets for loading a model, or for one sample (default: {TIMEOUT:g})",
+        help=f"for coreml, per model and sample (default: {TIMEOUT:g})",
     )
 
 
