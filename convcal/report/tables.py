@@ -4,9 +4,10 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
-from rich.console import RenderableType
+from rich.console import Console, ConsoleOptions, RenderableType, RenderResult
 from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
@@ -15,9 +16,9 @@ from convcal.calibration import Calibration, OutputCalibration
 from convcal.checking import CheckResult
 from convcal.diagnostics import MachineReport
 from convcal.report.text import (
+    describe_channels,
     describe_displacement,
     describe_margins,
-    describe_range,
     number,
     plain,
     printable,
@@ -100,14 +101,27 @@ def calibration_tables(calibration: Calibration) -> list[RenderableType]:
     -------
     list of RenderableType
         Top to bottom: the label of an emulation; per output the verdict with its reason, the
-        correction in words, and the errors before and after.
+        correction in words, how many samples decided, and the errors before and after.
     """
     parts: list[RenderableType] = list(origin_notices(calibration.provenance))
     for name, output in calibration.outputs.items():
         parts.append(_verdict(name, output))
-        parts.extend(Text(f"  {line}") for line in _correction_lines(output))
+        lines = (*_correction_lines(output), *_holdout_line(output))
+        parts.extend(_Indented(line) for line in lines)
         parts.extend(_before_after(output))
     return parts
+
+
+@dataclass(frozen=True)
+class _Indented:
+    """A line whose every part stands two columns in where the terminal wraps it."""
+
+    line: str
+
+    def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
+        # Padding would cut off what is not to be wrapped, as in a pipe.
+        text = Text(self.line)
+        yield Text("  ").append(text) if options.no_wrap else Padding(text, (0, 0, 0, 2))
 
 
 def _verdict(name: str, output: OutputCalibration) -> Text:
@@ -129,12 +143,28 @@ def _correction_lines(output: OutputCalibration) -> Iterator[str]:
         unit = "samples" if len(correction.shift) == 1 else "px"
         values = ", ".join(f"{value:.5g}" for value in correction.shift)
         yield f"shift ({values}) {unit}: {describe_displacement(correction)}"
-    if correction.has_gain:
-        yield f"gain {describe_range(correction.gain)}"
-    if correction.has_bias:
-        yield f"bias {describe_range(correction.bias)}"
+    yield from describe_channels(correction)
     if any(any(pair) for pair in correction.margins):
         yield f"margins {describe_margins(correction)}: lost content, the edge is repeated there"
+        yield "the verdict is about what lies inside the margins"
+
+
+def _holdout_line(output: OutputCalibration) -> Iterator[str]:
+    """Say what was fitted and what decided."""
+    holdout = output.evidence.get("holdout")
+    if not isinstance(holdout, Mapping):
+        return
+    if holdout["kind"] == "blocks":
+        n_samples = holdout["n_fitted"]
+        whose = "it" if n_samples == 1 else "each"
+        yield f"{_samples(n_samples)}: some blocks of {whose} fitted, the others held out"
+    else:
+        n_fitted, n_held = holdout["n_fitted"], holdout["n_held_out"]
+        yield f"{_samples(n_fitted + n_held)}: {n_fitted} fitted, {n_held} held out"
+
+
+def _samples(n: int) -> str:
+    return f"{n} sample{'s' if n != 1 else ''}"
 
 
 def _before_after(output: OutputCalibration) -> Iterator[RenderableType]:
@@ -232,5 +262,5 @@ def machine_tables(report: MachineReport) -> list[RenderableType]:
     for ability in report.abilities:
         if not ability.is_available:
             lines.append(Text(f"\n{ability.name}: no, because {plain(ability.reason)}"))
-            lines.append(Text(f"  remedy: {plain(ability.remedy)}"))
+            lines.append(_Indented(f"remedy: {plain(ability.remedy)}"))
     return lines

@@ -12,15 +12,17 @@ if TYPE_CHECKING:
     from convcal.correction import Correction
 
 __all__ = [
+    "describe_channels",
     "describe_displacement",
     "describe_margins",
-    "describe_range",
     "number",
     "plain",
     "printable",
 ]
 
 LONGEST_NAME = 48
+MOST_CHANNELS = 8
+"""So many changed channels are named one by one."""
 _TOO_FAR = {
     1: (("late", "early"),),
     2: (("far down", "far up"), ("far right", "far left")),
@@ -128,9 +130,42 @@ def describe_margins(correction: Correction) -> str:
     return ", ".join(parts)
 
 
-def describe_range(values: Sequence[float]) -> str:
-    """Give per-channel values as one number, or from the least to the most."""
+def describe_channels(correction: Correction) -> list[str]:
+    """Say what becomes of the channels.
+
+    Parameters
+    ----------
+    correction : Correction
+        Of any number of channels.
+
+    Returns
+    -------
+    list of str
+        A line per channel that is changed, as ``'channel 1: gain 0.8696, bias -0.0435'``, channels
+        counted from 0; where more than `MOST_CHANNELS` are, the least and the most of all.
+    """
+    names = [
+        name
+        for name, is_used in (("gain", correction.has_gain), ("bias", correction.has_bias))
+        if is_used
+    ]
+    values = {name: getattr(correction, name) for name in names}
+    changed = [
+        channel
+        for channel in range(correction.n_channels)
+        if (correction.gain[channel], correction.bias[channel]) != (1.0, 0.0)
+    ]
+    if len(changed) > MOST_CHANNELS:
+        return [f"{name} {_range(values[name])}" for name in names]
+    lines = []
+    for channel in changed:
+        words = ", ".join(f"{name} {values[name][channel]:.5g}" for name in names)
+        lines.append(words if correction.n_channels == 1 else f"channel {channel}: {words}")
+    return lines
+
+
+def _range(values: Sequence[float]) -> str:
     low, high = min(values), max(values)
     if low == high:
-        return f"{low:.6g}"
-    return f"{low:.6g} to {high:.6g} over {len(values)} channels"
+        return f"{low:.5g}"
+    return f"{low:.5g} to {high:.5g} over {len(values)} channels"

@@ -8,9 +8,9 @@ from hypothesis import strategies as st
 from convcal.correction import AxisFilter, Correction
 from convcal.report.text import (
     LONGEST_NAME,
+    describe_channels,
     describe_displacement,
     describe_margins,
-    describe_range,
     number,
     plain,
     printable,
@@ -63,9 +63,30 @@ def test_margins_are_named_by_their_edges(shift, words):
     assert describe_margins(shifted(*shift)) == words
 
 
-def test_ranges_and_numbers_are_short():
-    assert describe_range((0.5, 0.5)) == "0.5"
-    assert describe_range((0.98, 1.02, 1.0)) == "0.98 to 1.02 over 3 channels"
+def affine(gain, bias):
+    return Correction(spatial_shape=(8,), gain=gain, bias=bias)
+
+
+def test_changed_channels_are_named():
+    assert describe_channels(affine((1.0, 0.869565, 1.0), (0.0, -0.0434783, 0.0))) == [
+        "channel 1: gain 0.86957, bias -0.043478"
+    ]
+    assert describe_channels(affine((2.0, 1.0), (0.0, 0.0))) == ["channel 0: gain 2"]
+    assert describe_channels(affine((1.0, 1.0), (0.5, -0.5))) == [
+        "channel 0: bias 0.5", "channel 1: bias -0.5",
+    ]  # fmt: skip
+    assert describe_channels(affine((1.5,), (0.25,))) == ["gain 1.5, bias 0.25"]
+    assert describe_channels(affine((1.0,) * 3, (0.0,) * 3)) == []
+
+
+def test_many_changed_channels_are_summed_up():
+    gain = [1.0 + number / 8 for number in range(10)]
+    assert describe_channels(affine(gain, (0.5,) * 10)) == [
+        "gain 1 to 2.125 over 10 channels", "bias 0.5",
+    ]  # fmt: skip
+
+
+def test_numbers_are_short():
     assert [number(value) for value in (1.23456, "inf", "-inf", float("inf"))] == [
         "1.235", "∞", "-∞", "∞",
     ]  # fmt: skip
