@@ -121,8 +121,9 @@ def _fit_channel(ref: Array, obs: Array, *, least_signal: float, robust: bool) -
     weights: Array | None = None
     if robust and ref.size >= 8 and _has_signal(ref, obs, least_signal):
         weights = _robust_weights(ref, obs)
-        if float((weights > 0).sum()) < 3:
-            weights = None
+        kept = weights > 0
+        if kept.sum() < 3 or not _has_signal(ref[kept], obs[kept], least_signal):
+            weights = None  # what varies, as a single spike does, is the signal
     return _solve(ref, obs, weights, least_signal)
 
 

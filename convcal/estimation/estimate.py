@@ -28,6 +28,9 @@ __all__ = ["Estimate", "estimate"]
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+_LARGEST = 1e140
+"""The sum of the squares of 1e28 such values is still a float64."""
+
 
 @dataclass(frozen=True, eq=False)
 class Estimate:
@@ -251,6 +254,14 @@ def _check_arrays(reference: ArrayLike, observed: ArrayLike) -> tuple[NDArray[An
                 f"the {name} output has dtype {array.dtype}; accepted are real floating-point and "
                 "integer arrays"
             )
+        if array.dtype.itemsize >= 8 and array.dtype.kind == "f":
+            largest = np.abs(array[np.isfinite(array)]).max(initial=0)
+            if largest > _LARGEST:
+                raise InputError(
+                    f"the {name} output has values as large as {largest:.3g}; accepted are values "
+                    f"up to {_LARGEST:g}, whose squares can be summed, and infinities, which are "
+                    "left out"
+                )
         arrays.append(array)
     ref, obs = arrays
     if ref.shape != obs.shape:

@@ -285,8 +285,12 @@ def _solve(grams: Array, floor: Array) -> tuple[Array | None, Array, Array]:
         unit_precision += weight * np.einsum(
             "ai,uij,bj->uab", to_slopes, grams[:, channel], to_slopes
         )
-    scale = np.sqrt(np.diag(precision))
-    if not (scale > 0).all() or np.linalg.cond(precision / np.outer(scale, scale)) > 1e8:
+    diagonal = np.diag(precision)  # negative by rounding where nothing varies
+    if not (diagonal > 0).all():
+        return None, np.zeros(n_axes), np.zeros((0, n_axes))
+    scale = np.sqrt(diagonal)
+    eigenvalues = np.linalg.eigvalsh(precision / np.outer(scale, scale))
+    if eigenvalues[0] < 1e-8 * eigenvalues[-1]:
         return None, np.zeros(n_axes), np.zeros((0, n_axes))
     covariance: Array = np.linalg.inv(precision)
     step: Array = covariance @ scores.sum(axis=0)

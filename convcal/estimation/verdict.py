@@ -219,6 +219,28 @@ def _clipped(facts: Facts) -> Judgement | None:
     return _refuse(facts, "not-correctable", "saturation", _clipped_text(facts))
 
 
+def _zeroed(facts: Facts) -> Judgement | None:
+    """Name saturation to zero: where the reference is beyond all that is seen, nothing is."""
+    largest = np.abs(np.where(np.isfinite(facts.observed), facts.observed, 0.0))
+    largest = largest.max(axis=(0, *range(2, facts.observed.ndim)), keepdims=True)
+    # Of two values either side of the limit the kept one may have been rounded up past the other.
+    is_beyond = np.abs(facts.reference) > (1 - 2.0**-10) * largest
+    is_zeroed = (facts.observed == 0) & is_beyond
+    if facts.is_corrected or not is_zeroed.any():
+        return None
+    rest = np.where(is_zeroed, np.nan, facts.reference - facts.observed)
+    if facts.in_tolerances(rest) > 1:
+        return None
+    return _refuse(
+        facts,
+        "not-correctable",
+        "saturation",
+        f"{float(is_zeroed.mean()):.2%} of the observed values are 0 where the reference is "
+        f"larger than any observed value ({float(largest.max()):.6g}); the rest differs by "
+        "rounding only",
+    )
+
+
 def _too_few(facts: Facts) -> Judgement | None:
     n_values, n_channels = facts.reference.size, facts.reference.shape[1]
     if n_values < _LEAST_VALUES * n_channels:
@@ -289,6 +311,7 @@ _RULES = (
     _repeating,
     _partly,
     _clipped,
+    _zeroed,
     _too_few,
     _unrelated,
     _noise,

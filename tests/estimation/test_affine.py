@@ -108,3 +108,12 @@ def test_zeros_behind_a_relu_and_the_ends_of_a_picture_are_not_saturation():
     assert find_valid(relu, relu.astype(np.float16).astype(float)).saturated.tolist() == [0, 0]
     picture = np.clip(np.rint(128 + 90 * rng.normal(size=(4, 1, 500))), 0, 255)
     assert find_valid(picture, picture).saturated.tolist() == [0]
+
+
+@pytest.mark.parametrize("robust", [False, True])
+def test_a_single_spike_is_signal_and_no_outlier(robust):
+    reference = np.zeros((1, 1, 64))
+    reference[0, 0, 20] = 1.0
+    fit = fit_affine(reference, reference / 2, robust=robust)
+    assert fit.gain == pytest.approx([2.0])
+    assert not fit.is_constant.any()
