@@ -18,7 +18,7 @@ from convcal.data.captures import Capture, open_capture
 from convcal.data.recording import check_role, import_outputs, write_role
 from convcal.data.samples import CalibrationSet, open_samples
 from convcal.files import ensure_absent
-from convcal.pairs import Progress
+from convcal.pairs import Progress, data_provenance
 from convcal.runtime import Runner, open_runner
 from convcal.words import TIMEOUT
 
@@ -105,7 +105,7 @@ def capture_outputs(
         timeout=timeout,
     ) as runner:
         samples = open_samples(data, runner.description)
-        provenance = {**runner.provenance, "data_sha256": samples.sha256}
+        provenance = {**runner.provenance, "data": data_provenance(data, samples)}
         kinds = runner.description.output_kinds
         with write_role(target, role, provenance=provenance, kinds=kinds, force=force) as writer:
             for name, outputs in _run_all(runner, samples, progress):

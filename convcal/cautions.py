@@ -127,8 +127,8 @@ def warn_of_fitted_data(provenance: Mapping[str, Any], calibration: Calibration)
     ConvcalWarning
         If the data are the same.
     """
-    digest = _data_sha256(provenance)
-    if digest is not None and digest == _data_sha256(calibration.provenance):
+    digest = _role(provenance, "data").get("sha256")
+    if digest is not None and digest == _role(calibration.provenance, "data").get("sha256"):
         _warn("these are the data that the calibration was fitted on; prove it on others")
 
 
@@ -160,13 +160,6 @@ def warn_of_uncorrected(calibration: Calibration) -> None:
 def _role(provenance: Mapping[str, Any], role: str) -> Mapping[str, Any]:
     record = provenance.get(role)
     return record if isinstance(record, Mapping) else {}
-
-
-def _data_sha256(provenance: Mapping[str, Any]) -> object:
-    """Find the hash of the data, which a capture keeps with each role."""
-    return _role(provenance, "data").get("sha256") or _role(provenance, "observed").get(
-        "data_sha256"
-    )
 
 
 def _warn(message: str) -> None:

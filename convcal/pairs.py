@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import warnings
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,15 +13,23 @@ from typing import Any
 
 import numpy as np
 
-from convcal.data.captures import open_capture
+from convcal.data.captures import Capture, open_capture
 from convcal.data.samples import CalibrationSet, open_samples
-from convcal.errors import InputError
+from convcal.errors import ConvcalWarning, InputError
 from convcal.layout import Layout, OutputAxes
 from convcal.model_description import Feature, ModelDescription
 from convcal.runtime import Runner, open_runner
 from convcal.words import ROLES, TIMEOUT
 
-__all__ = ["Axes", "OutputPair", "Pairs", "Progress", "read_pairs", "record_pairs"]
+__all__ = [
+    "Axes",
+    "OutputPair",
+    "Pairs",
+    "Progress",
+    "data_provenance",
+    "read_pairs",
+    "record_pairs",
+]
 
 Model = str | os.PathLike[str] | Runner
 Axes = Mapping[str, Layout] | OutputAxes
@@ -138,7 +147,7 @@ def record_pairs(
         for name, kind in runners["observed"].description.output_kinds.items()
     }
     _check_names(axes, outputs)
-    return Pairs(outputs, _provenance(provenance, data=_data_provenance(data, samples)))
+    return Pairs(outputs, _provenance(provenance, data=data_provenance(data, samples)))
 
 
 def read_pairs(path: str | os.PathLike[str], *, axes: Axes | None = None) -> Pairs:
@@ -159,6 +168,11 @@ def read_pairs(path: str | os.PathLike[str], *, axes: Axes | None = None) -> Pai
     ------
     InputError
         If it is no capture, a role is missing, or the roles do not match.
+
+    Warns
+    -----
+    ConvcalWarning
+        If the roles were recorded from different data, under the same names of samples.
     """
     capture = open_capture(path)
     outputs = {
@@ -173,7 +187,7 @@ def read_pairs(path: str | os.PathLike[str], *, axes: Axes | None = None) -> Pai
     }
     _check_names(axes, outputs)
     provenance = {role: dict(capture.provenance[role]) for role in ROLES}
-    data = {"source": Path(path).name, "n_samples": len(capture.samples)}
+    data = _captured_data(capture, [provenance[role].pop("data", None) for role in ROLES])
     return Pairs(outputs, _provenance(provenance, data=data))
 
 
@@ -243,7 +257,8 @@ def _is_compatible(first: Feature, second: Feature) -> bool:
     return first.shape == second.shape and first.kind == second.kind
 
 
-def _data_provenance(data: object, samples: CalibrationSet) -> dict[str, Any]:
+def data_provenance(data: object, samples: CalibrationSet) -> dict[str, Any]:
+    """Say what the data are, as a calibration and a capture keep it."""
     source = Path(data).name if isinstance(data, str | os.PathLike) else type(data).__name__
     return {
         "source": source,
@@ -251,6 +266,21 @@ def _data_provenance(data: object, samples: CalibrationSet) -> dict[str, Any]:
         "n_files": samples.n_files,
         "n_samples": len(samples),
     }
+
+
+def _captured_data(capture: Capture, records: Sequence[object]) -> dict[str, Any]:
+    """Say what data a capture was recorded from, as far as its roles say and agree."""
+    known = [dict(record) for record in records if isinstance(record, Mapping)]
+    if any(record.get("sha256") != known[0].get("sha256") for record in known):
+        warnings.warn(
+            f"the roles of capture '{capture.path}' were recorded from different data; their "
+            "outputs may not belong together",
+            ConvcalWarning,
+            stacklevel=3,
+        )
+        known = []
+    found = known[0] if known else {}
+    return {"source": capture.path.name, **found, "n_samples": len(capture.samples)}
 
 
 def _provenance(roles: dict[str, dict[str, Any]], *, data: dict[str, Any]) -> dict[str, Any]:

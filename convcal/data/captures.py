@@ -12,7 +12,8 @@ A capture is a folder in Zarr format 3 (any Zarr library reads it)::
 - Roles are ``reference`` and ``observed``. A capture holds one or both.
 - ``samples`` names the indices of the first axis. The roles are paired **by name**; their order
   may differ.
-- ``provenance`` is a JSON object: runtime, versions, os, chip, compute_units, package hash, faults.
+- ``provenance`` is a JSON object: runtime, versions, os, chip, compute_units, package hash, faults,
+  and under ``data`` what it was recorded from: source, sha256, n_files, n_samples.
 - Outputs are numbered in the model's order; their name is an attribute, so that no name of a
   model ever becomes a path. ``kind`` is ``tensor`` or ``image`` ((H, W, channels) or (H, W)); it
   is left out where no model said it. Every sample's output has the same shape. The dtype is a

@@ -54,6 +54,7 @@ def test_the_same_calibration_comes_from_captures(convcal, folder, pair, data):
         json.loads((folder / f"{n}.json").read_text()) for n in ("direct", "captured")
     )
     assert direct["outputs"] == captured["outputs"]
+    assert captured["provenance"]["data"] == direct["provenance"]["data"]
     assert captured["provenance"]["faults"] == direct["provenance"]["faults"] != []
 
 

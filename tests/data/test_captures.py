@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
 from convcal.data import import_outputs, open_capture, write_role
-from convcal.errors import InputError, OutputExistsError, WriteError
+from convcal.errors import ConvcalWarning, InputError, OutputExistsError, WriteError
 from convcal.pairs import read_pairs
 
 NAMES = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(
@@ -118,6 +118,23 @@ def test_the_kind_of_an_output_is_kept_where_a_model_said_it(tmp_path):
     pairs = read_pairs(tmp_path / "c").outputs
     assert pairs["picture"].observed.shape == (1, 1, 4, 6)
     assert pairs["other"].observed.shape == (4, 6)
+
+
+def test_what_data_a_capture_is_of_is_known_where_its_roles_agree(tmp_path):
+    data = {"source": "pictures", "sha256": "a", "n_files": 5, "n_samples": 5}
+    imported, same, other = (
+        record(tmp_path / name, "reference", data=data) for name in ("imported", "same", "other")
+    )
+    record(imported, "observed")
+    record(same, "observed", data={**data, "source": "elsewhere"})
+    record(other, "observed", data={**data, "sha256": "b"})
+    for path in (imported, same):
+        pairs = read_pairs(path)
+        assert pairs.provenance["data"] == data
+        assert "data" not in pairs.provenance["reference"]
+    with pytest.warns(ConvcalWarning, match="'.*other' were recorded from different data"):
+        pairs = read_pairs(other)
+    assert pairs.provenance["data"] == {"source": "other", "n_samples": 5}
 
 
 def test_any_zarr_library_finds_what_the_format_says(capture):
