@@ -16,6 +16,7 @@ __all__ = [
     "check_built_in",
     "warn_of_fitted_data",
     "warn_of_models",
+    "warn_of_other_device",
     "warn_of_reference_runtime",
     "warn_of_uncorrected",
 ]
@@ -130,6 +131,62 @@ def warn_of_fitted_data(provenance: Mapping[str, Any], calibration: Calibration)
     digest = _role(provenance, "data").get("sha256")
     if digest is not None and digest == _role(calibration.provenance, "data").get("sha256"):
         _warn("these are the data that the calibration was fitted on; prove it on others")
+
+
+def warn_of_other_device(
+    provenance: Mapping[str, Any], calibration: Calibration, *, is_built_in: bool
+) -> None:
+    """Say where a correction is used elsewhere than it was fitted, to which alone it belongs.
+
+    Parameters
+    ----------
+    provenance : mapping
+        As of a calibration: what ran as ``'observed'``.
+    calibration : Calibration
+        What was fitted.
+    is_built_in : bool
+        Whether the package has it built in, and so is another one than the one it was fitted on.
+
+    Warns
+    -----
+    ConvcalWarning
+        If runtime, package, emulated faults or, on Core ML, compute units, chip or major version
+        of the system differ. What either side does not say is not compared.
+    """
+    used, fitted = _role(provenance, "observed"), _role(calibration.provenance, "observed")
+    if "imported" in (used.get("runtime"), fitted.get("runtime")):
+        return
+    keys = ["runtime"] if is_built_in else ["runtime", "sha256"]
+    if used.get("runtime") == fitted.get("runtime") == "coreml":
+        keys += ["compute_units", "chip", "os"]
+    differences = [
+        f"{_KEYS[key]} {used[key]}, not {fitted[key]}"
+        for key in keys
+        if key in used and key in fitted and _major(used[key]) != _major(fitted[key])
+    ]
+    if used and fitted and used.get("faults") != fitted.get("faults"):
+        differences.append(
+            f"emulated faults {used.get('faults', 'none')}, not {fitted.get('faults', 'none')}"
+        )
+    if differences:
+        _warn(
+            f"the calibration was fitted elsewhere ({'; '.join(differences)}); what one device "
+            "needs may be wrong on another: fit it there"
+        )
+
+
+_KEYS = {
+    "runtime": "the runtime is",
+    "sha256": "the package is",
+    "compute_units": "the compute units are",
+    "chip": "the chip is",
+    "os": "the system is",
+}
+
+
+def _major(value: object) -> str:
+    """Give a value up to its first dot: of versions, as "macOS 15.1 (24B83)", the major one."""
+    return str(value).partition(".")[0]
 
 
 def warn_of_uncorrected(calibration: Calibration) -> None:

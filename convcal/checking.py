@@ -14,6 +14,7 @@ from convcal.cautions import (
     check_built_in,
     warn_of_fitted_data,
     warn_of_models,
+    warn_of_other_device,
     warn_of_reference_runtime,
 )
 from convcal.correction import Correction
@@ -147,7 +148,8 @@ def check(
     ConvcalWarning
         If the candidate passed, but on the reference runtime, where a fault of a device cannot
         show; if the models look like the wrong ones, the data are those that the calibration was
-        fitted on, or the margins of a correction that is built in count.
+        fitted on, the calibration was fitted on another device, or the margins of a correction
+        that is built in count.
     """
     if calibration is not None and margins is not None:
         raise InputError("a calibration to apply and one for its margins are given; give one")
@@ -157,6 +159,7 @@ def check(
     corrections = {}
     if given is not None:
         warn_of_fitted_data(pairs.provenance, given)
+        warn_of_other_device(pairs.provenance, given, is_built_in=margins is not None)
         corrections = {name: item.correction for name, item in given.outputs.items()}
     unknown = sorted(set(corrections) - set(pairs.outputs))
     if unknown:

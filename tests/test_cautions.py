@@ -102,3 +102,36 @@ def test_data_that_were_fitted_prove_nothing(role):
     assert "prove it on others" in message
     for silent in (other, calibration(), calibration(data="no record")):
         assert said(partial(check, pairs, **{role: silent})) == []
+
+
+DEVICE = {
+    "runtime": "coreml",
+    "sha256": "16",
+    "compute_units": "all",
+    "chip": "Apple M1",
+    "os": "macOS 15.1 (24B83)",
+}
+
+
+@pytest.mark.parametrize("role", ["calibration", "margins"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ({}, ""),
+        ({"os": "macOS 15.7 (24G222)"}, ""),
+        ({"runtime": "imported"}, ""),
+        ({"compute_units": "cpu-only"}, "the compute units are all, not cpu-only"),
+        ({"chip": "Apple M4"}, "the chip is Apple M1, not Apple M4"),
+        ({"os": "macOS 26.0"}, "the system is macOS 15.1 (24B83), not macOS 26.0"),
+        ({"runtime": "reference"}, "the runtime is coreml, not reference"),
+        ({"faults": "row-stride"}, "emulated faults none, not row-stride"),
+        ({"sha256": "17"}, "the package is 16, not 17"),
+    ],
+)
+def test_a_correction_belongs_to_the_device_that_it_was_fitted_on(role, change, words):
+    pairs = record_pairs(runner(), runner(**DEVICE), SAMPLES)
+    messages = said(partial(check, pairs, **{role: calibration(observed={**DEVICE, **change})}))
+    if role == "margins" and "sha256" in change:
+        words = ""  # the package that has the correction built in is another one
+    assert len(messages) == bool(words)
+    assert all(words in message for message in messages)
