@@ -11,14 +11,17 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from convcal.assessment import FitOptions
     from convcal.calibration import Calibration, OutputCalibration
     from convcal.calibrator import OutputCalibrator
-    from convcal.checking import check
+    from convcal.checking import Thresholds, check
     from convcal.correction import AxisFilter, Correction
     from convcal.errors import ConvcalError, ConvcalWarning
     from convcal.export.coreml import export_coreml
     from convcal.export.python import export_python
     from convcal.fitting import fit, fit_captures
+    from convcal.layout import Layout
+    from convcal.pairs import read_pairs, record_pairs
     from convcal.postprocessor import PostProcessor
     from convcal.runtime import open_runner
 
@@ -30,15 +33,20 @@ _HOMES = {
     "ConvcalError": "convcal.errors",
     "ConvcalWarning": "convcal.errors",
     "Correction": "convcal.correction",
+    "FitOptions": "convcal.assessment",
+    "Layout": "convcal.layout",
     "OutputCalibration": "convcal.calibration",
     "OutputCalibrator": "convcal.calibrator",
     "PostProcessor": "convcal.postprocessor",
+    "Thresholds": "convcal.checking",
     "check": "convcal.checking",
     "export_coreml": "convcal.export.coreml",
     "export_python": "convcal.export.python",
     "fit": "convcal.fitting",
     "fit_captures": "convcal.fitting",
     "open_runner": "convcal.runtime",
+    "read_pairs": "convcal.pairs",
+    "record_pairs": "convcal.pairs",
 }
 
 __all__ = [
@@ -47,15 +55,20 @@ __all__ = [
     "ConvcalError",
     "ConvcalWarning",
     "Correction",
+    "FitOptions",
+    "Layout",
     "OutputCalibration",
     "OutputCalibrator",
     "PostProcessor",
+    "Thresholds",
     "check",
     "export_coreml",
     "export_python",
     "fit",
     "fit_captures",
     "open_runner",
+    "read_pairs",
+    "record_pairs",
 ]
 
 
