@@ -259,8 +259,8 @@ def _split_key(key: str, *, where: str, tensors: Collection[str] | None) -> tupl
             if tensor in tensors:
                 return (unescape_name("/".join(parts[:start])) if start else None), tensor
     msg = (
-        f"key '{key}' of {where} ends with no name that is known; names are "
-        f"{listing(tensors)}, and keys are NAME or SAMPLE/NAME"
+        f"{where} has key '{key}', but the known names are {listing(tensors)}; keys are NAME or "
+        "SAMPLE/NAME"
     )
     raise InputError(msg)
 

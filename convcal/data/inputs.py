@@ -86,11 +86,14 @@ def check_shape(shape: tuple[int, ...], feature: Feature, *, where: str) -> None
         return
     msg = f"{where} has shape {shape}; one sample of input {feature} has shape {feature.shape}"
     if feature.kind == "tensor":
-        many = (24, *feature.shape)
-        msg += f", and 24 samples have {many}"
+        msg += f", and N samples have {_of_many(feature.shape)}"
         if feature.shape[:1] == (1,):
-            msg += f" or {(24, *feature.shape[1:])}"
+            msg += f" or {_of_many(feature.shape[1:])}"
     raise InputError(msg)
+
+
+def _of_many(shape: tuple[int, ...]) -> str:
+    return f"({', '.join(('N', *map(str, shape)))}{'' if shape else ','})"
 
 
 def check_dtype(dtype: np.dtype[np.generic], feature: Feature, *, where: str) -> None:

@@ -188,6 +188,9 @@ def _crop_size(feature: Feature) -> tuple[int, int]:
             "or FILE.py:FUNCTION instead"
         )
         raise InputError(msg)
+    if 1 in feature.shape[-2:]:
+        # A row of pixels would do for its shape, but never for what it means.
+        raise InputError(f"input {feature} is one-dimensional; give sound or arrays")
     return cast("tuple[int, int]", feature.shape[-2:])
 
 

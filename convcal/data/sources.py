@@ -282,8 +282,12 @@ def load_function(path: Path, name: str) -> Callable[[], Iterable[Mapping[str, o
         sys.path.pop(0)
     function = getattr(module, name, None)
     if not callable(function):
-        public = [key for key in vars(module) if not key.startswith("_")]
-        msg = f"'{path}' defines no function '{name}'; it defines {listing(public)}"
+        own = [
+            key
+            for key, value in vars(module).items()
+            if isinstance(value, types.FunctionType) and value.__module__ == module.__name__
+        ]
+        msg = f"'{path}' defines no function '{name}'; its functions are {listing(own)}"
         raise InputError(msg)
 
     def call() -> Iterable[Mapping[str, object]]:

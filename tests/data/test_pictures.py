@@ -164,6 +164,13 @@ def test_inputs_that_take_no_pictures_are_named(tmp_path, feature):
         open_samples(path, model(feature))
 
 
+@pytest.mark.parametrize("shape", [(1, 1, 8), (1, 8), (1, 1, 1, 8), (1, 1, 8, 1)])
+def test_a_row_of_pixels_is_no_sound(tmp_path, shape):
+    path = save(tmp_path / "p.png", RGB)
+    with refused(tmp_path, "is one-dimensional; give sound or arrays", error=InputError):
+        open_samples(path, model(tensor(shape)))
+
+
 def test_pictures_do_not_fit_a_model_with_two_inputs(tmp_path):
     path = save(tmp_path / "p.png", RGB)
     two = model(tensor((1, 3, 8, 8)), tensor((1, 3, 8, 8), name="z"))

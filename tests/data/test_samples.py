@@ -292,7 +292,11 @@ def test_infinities_pass_because_masks_have_them():
         (np.array([[{}] * 4]), tensor((1, 4)), ["object"]),
         ([[1, 2, 3, 4], [5]], tensor((2, 4)), ["is no array"]),
         (np.zeros((2, 2, 3)), image(2, 2), ["float64", "uint8, 0 to 255"]),
-        (np.zeros((1, 3)), tensor((1, 4)), ["(1, 3)", "(1, 4)", "(24, 1, 4) or (24, 4)"]),
+        (
+            np.zeros((1, 3)),
+            tensor((1, 4)),
+            ["(1, 3)", "(1, 4)", "N samples have (N, 1, 4) or (N, 4)"],
+        ),
         (np.zeros((3, 2, 3), np.uint8), image(2, 2), ["(3, 2, 3)", "(2, 2, 3)"]),
     ],
 )
@@ -351,7 +355,7 @@ BAD = {
         write_npz("f.npz", x=X, label=Z),
         "",
         ONE,
-        ["key 'label'", "f.npz", "names are 'x'"],
+        ["f.npz' has key 'label', but the known names are 'x'"],
     ),
     "a missing input of a sample": (
         write_npz("f.npz", **{"s/x": X[0]}),
@@ -369,7 +373,7 @@ BAD = {
         write_npz("f.npz", x=X[..., :3]),
         "",
         ONE,
-        ["array 'x' of", "(24, 1, 1, 3)", "(1, 1, 4)", "(24, 1, 1, 4) or (24, 1, 4)"],
+        ["array 'x' of", "(24, 1, 1, 3)", "(1, 1, 4)", "N samples have (N, 1, 1, 4) or (N, 1, 4)"],
     ),
     "a wrong shape of a sample": (
         write_npz("f.npz", **{"s/x": X}),
@@ -442,7 +446,7 @@ def test_bad_python_objects_are_named(tmp_path, data, parts):
 @pytest.mark.parametrize(
     ("function", "parts"),
     [
-        ("no_such", ["loader.py", "no function 'no_such'", "'samples'"]),
+        ("no_such", ["loader.py", "no function 'no_such'", "functions are 'samples'"]),
         ("LIMIT", ["no function 'LIMIT'"]),
         ("number", ["'number'", "gives int"]),
         ("failing", ["function 'failing' of", "OSError: the disk is gone"]),
