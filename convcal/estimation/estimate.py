@@ -17,7 +17,7 @@ from convcal.estimation.interpolation import Filter
 from convcal.estimation.metrics import Metrics, default_range, measure, measure_channels
 from convcal.estimation.registration import Registration, register
 from convcal.estimation.rounding import RoundingLevel, rounding_level
-from convcal.estimation.selection import MODELS, Candidate, choose, inside, propose
+from convcal.estimation.selection import MODELS, choose, inside, propose
 from convcal.estimation.splitting import Split, split_samples, unit_labels
 from convcal.estimation.standard import clipped, standardised
 from convcal.estimation.validity import Validity, find_valid, without_outliers
@@ -49,7 +49,7 @@ class Estimate:
     family : str
         The kind of error: ``identical``, ``rounding``, ``affine``, ``shift``,
         ``sub-pixel-shift``, ``noise``, ``scale``, ``row-stride``, ``saturation``,
-        ``unstructured``, ``constant``, ``periodic`` or ``too-few-data``.
+        ``unstructured``, ``constant``, ``non-finite``, ``periodic`` or ``too-few-data``.
     model : str
         The chosen one of `convcal.estimation.selection.MODELS`.
     shift : tuple of float
@@ -69,7 +69,6 @@ class Estimate:
         On held-out data, the whole output.
     channel_metrics_before, channel_metrics_after : tuple of Metrics
         As `metrics_before` and `metrics_after`, per channel.
-    channel_metrics_before_full, channel_metrics_after_full : tuple of Metrics
     """
 
     verdict: str
@@ -88,8 +87,6 @@ class Estimate:
     metrics_after_full: Metrics = field(repr=False)
     channel_metrics_before: tuple[Metrics, ...] = field(repr=False)
     channel_metrics_after: tuple[Metrics, ...] = field(repr=False)
-    channel_metrics_before_full: tuple[Metrics, ...] = field(repr=False)
-    channel_metrics_after_full: tuple[Metrics, ...] = field(repr=False)
 
 
 def estimate(
@@ -170,7 +167,7 @@ def estimate(
             registration = _register_part(
                 ref, obs, split=split, validity=validity, limits=limits, level=level, robust=False
             )
-    train_valid = _both(validity.observed, split.train, None)
+    train_valid = _part(validity.observed, split.train)
     if split.train_mask is not None:
         train_ref = np.where(split.train_mask, ref[split.train], np.nan)
     else:
@@ -190,7 +187,7 @@ def estimate(
         held_ref,
         held_obs,
         level=level,
-        valid=_both(validity.observed, split.held, None),
+        valid=_part(validity.observed, split.held),
         held=split.held_mask,
         labels=unit_labels(spatial, n_samples=len(split.held)),
     )
@@ -213,7 +210,16 @@ def estimate(
     if given.dtype.kind == "b":
         given = given.astype(np.uint8)
     corrected = chosen.apply(given) if judgement.is_corrected else given
-    full, cut = _metrics(held_ref, given, corrected, chosen=chosen, mask=mask, peak=peak)
+    window = inside(chosen.margins, spatial)
+    part = None if mask is None else mask[window]
+    cut_ref, cut = held_ref[window], (given[window], corrected[window])
+    before, after = (measure(cut_ref, x, data_range=peak, mask=part) for x in cut)
+    before_full, after_full = (
+        measure(held_ref, x, data_range=peak, mask=mask) for x in (given, corrected)
+    )
+    before_channels, after_channels = (
+        measure_channels(cut_ref, x, data_range=peak, mask=part) for x in cut
+    )
     return Estimate(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -234,14 +240,12 @@ def estimate(
             judgement=judgement,
             limits=limits,
         ),
-        metrics_before=cut[0][0],
-        metrics_after=cut[1][0],
-        metrics_before_full=full[0][0],
-        metrics_after_full=full[1][0],
-        channel_metrics_before=cut[0][1],
-        channel_metrics_after=cut[1][1],
-        channel_metrics_before_full=full[0][1],
-        channel_metrics_after_full=full[1][1],
+        metrics_before=before,
+        metrics_after=after,
+        metrics_before_full=before_full,
+        metrics_after_full=after_full,
+        channel_metrics_before=before_channels,
+        channel_metrics_after=after_channels,
     )
 
 
@@ -311,12 +315,9 @@ def _check_range(data_range: float | None, reference: NDArray[np.generic]) -> fl
     return default_range(reference)
 
 
-def _both(valid: Mask | None, samples: NDArray[np.int64], mask: Mask | None) -> Mask | None:
-    """Give the part of a validity mask that belongs to some samples and positions."""
-    part = None if valid is None else valid[samples]
-    if mask is None:
-        return part
-    return mask[None, None] if part is None else part & mask
+def _part(valid: Mask | None, samples: NDArray[np.int64]) -> Mask | None:
+    """Give the part of a validity mask that belongs to some samples."""
+    return None if valid is None else valid[samples]
 
 
 def _register_part(
@@ -333,7 +334,7 @@ def _register_part(
     parts, spreads = [], []
     for array, valid in ((ref, validity.reference), (obs, validity.observed)):
         part = array[split.train]
-        mask = _both(valid, split.train, None)
+        mask = _part(valid, split.train)
         standard, spread = standardised(clipped(part, mask) if robust else part, mask)
         parts.append(standard)
         spreads.append(spread)
@@ -342,35 +343,7 @@ def _register_part(
         parts[1],
         limits=limits,
         floor=np.square(level.single / spreads[0]),
-        valid_reference=_both(validity.reference, split.train, None),
-        valid_observed=_both(validity.observed, split.train, None),
+        valid_reference=_part(validity.reference, split.train),
+        valid_observed=_part(validity.observed, split.train),
         fitted=split.train_mask,
     )
-
-
-_Measured = tuple[tuple[Metrics, tuple[Metrics, ...]], tuple[Metrics, tuple[Metrics, ...]]]
-
-
-def _metrics(
-    ref: Array,
-    before: NDArray[Any],
-    after: NDArray[Any],
-    *,
-    chosen: Candidate,
-    mask: Mask | None,
-    peak: float,
-) -> tuple[_Measured, _Measured]:
-    """Measure before and after, over the whole output and inside the margins."""
-    everywhere = (slice(None),) * ref.ndim
-    results = []
-    for window in (everywhere, inside(chosen.margins, ref.shape[2:])):
-        part = None if mask is None else mask[window]
-        first, second = (
-            (
-                measure(ref[window], array[window], data_range=peak, mask=part),
-                measure_channels(ref[window], array[window], data_range=peak, mask=part),
-            )
-            for array in (before, after)
-        )
-        results.append((first, second))
-    return results[0], results[1]

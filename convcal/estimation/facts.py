@@ -79,6 +79,17 @@ class Facts:
         return self.in_tolerances(residual)
 
     @cached_property
+    def level_everywhere(self) -> float:
+        """Residual of the chosen candidate over all data, in units of the tolerance.
+
+        What was fitted can only look better than it is: where this is beyond the tolerance and the
+        held-out residual is not, the error is in some of the data only.
+        """
+        window = inside(self.candidate.margins, self.reference.shape[2:])
+        with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
+            return self.in_tolerances(self.reference[window] - self.corrected[window])
+
+    @cached_property
     def n_lost(self) -> int:
         """Count values, over all samples, that are not finite where the reference is."""
         window = inside(self.candidate.margins, self.reference.shape[2:])
@@ -109,6 +120,15 @@ class Facts:
     def has_signal(self) -> Mask:
         """Tell in which channels the reference varies by more than rounding."""
         signal: Mask = _spread(self.reference) > 3 * self.level.single
+        return signal
+
+    @cached_property
+    def held_has_signal(self) -> Mask:
+        """Tell in which channels the held-out reference varies by more than rounding."""
+        held = self.reference[self.split.held]
+        if self.split.held_mask is not None:
+            held = np.where(self.split.held_mask, held, np.nan)
+        signal: Mask = _spread(held) > 3 * self.level.single
         return signal
 
     @cached_property

@@ -61,8 +61,9 @@ def axis_filter(shift: float, *, n_taps: int = _N_TAPS) -> Filter:
     window = np.i0(_BETA * np.sqrt(np.clip(1 - (2 * position / n_taps) ** 2, 0, None)))
     taps = np.sinc(position) * window
     taps /= taps.sum()
-    # One more step makes the sum exactly 1 in float64.
+    # Two more steps make the sum 1 in float64: the second for a tap above 1, of coarser steps.
     taps[n_taps // 2] += 1 - math.fsum(taps)
+    taps[0] += 1 - math.fsum(taps)
     return first, tuple(float(tap) for tap in taps)
 
 

@@ -152,18 +152,15 @@ def measure_channels(
     *,
     data_range: float,
     mask: NDArray[np.bool_] | None = None,
-    channel_axis: int = 1,
 ) -> tuple[Metrics, ...]:
     """Measure each channel by itself.
 
     Parameters
     ----------
     reference, candidate : ndarray
-        Of one shape.
+        Of one shape, the channels on axis 1.
     data_range, mask
         As for `measure`.
-    channel_axis : int
-        The axis whose slices are measured.
 
     Returns
     -------
@@ -180,11 +177,11 @@ def measure_channels(
             f"the reference has shape {reference.shape} and the candidate {candidate.shape}; "
             "they must be the same"
         )
-    ref = np.moveaxis(reference, channel_axis, 0)
-    cand = np.moveaxis(candidate, channel_axis, 0)
+    ref = np.moveaxis(reference, 1, 0)
+    cand = np.moveaxis(candidate, 1, 0)
     masks: list[NDArray[np.bool_] | None] = [None] * len(ref)
     if mask is not None:
-        wanted = np.moveaxis(np.broadcast_to(mask, reference.shape), channel_axis, 0)
+        wanted = np.moveaxis(np.broadcast_to(mask, reference.shape), 1, 0)
         masks = list(wanted)
     return tuple(
         measure(r, c, data_range=data_range, mask=m)

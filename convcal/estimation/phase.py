@@ -13,6 +13,8 @@ __all__ = ["PhaseCorrelation", "correlate_phases"]
 
 Array = NDArray[np.float64]
 
+_UPSAMPLING = 20
+
 
 @dataclass(frozen=True, eq=False)
 class PhaseCorrelation:
@@ -36,15 +38,15 @@ class PhaseCorrelation:
     peak: tuple[int, ...]
     peak_ratio: float
 
-    def refine(self, shift: tuple[int, ...], *, upsampling: int = 20) -> tuple[float, ...]:
+    def refine(self, shift: tuple[int, ...]) -> tuple[float, ...]:
         """Find the peak within 0.75 pixels of a whole-pixel shift, by an upsampled DFT.
 
         The transform is evaluated at the wanted fractions alone, as a matrix product per axis
         (Guizar-Sicairos, Thurman and Fienup 2008, "Efficient subpixel image registration
         algorithms", Optics Letters 33(2)).
         """
-        reach = upsampling * 3 // 4
-        steps = np.arange(-reach, reach + 1) / upsampling
+        reach = _UPSAMPLING * 3 // 4
+        steps = np.arange(-reach, reach + 1) / _UPSAMPLING
         shape = self.surface.shape
         values: NDArray[np.complexfloating] = self.spectrum
         for axis, centre in enumerate(shift):

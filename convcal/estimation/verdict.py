@@ -111,8 +111,26 @@ def _constant_reference(facts: Facts) -> Judgement | None:
     )
 
 
+def _constant_held_out(facts: Facts) -> Judgement | None:
+    """Tell a difference that the held-out part is too empty to show from none."""
+    if facts.held_has_signal.any() or facts.level_before > 1 or facts.is_corrected:
+        return None
+    with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
+        level = facts.in_tolerances(facts.reference - facts.observed)
+    if level <= 1:
+        return None
+    return _refuse(
+        facts,
+        "not-identifiable",
+        "too-few-data",
+        f"the difference is {level:.3g} times what a faithful fp16 network may leave, but the "
+        "held-out part of the reference is constant and shows none of it; give more samples that "
+        "make the output vary",
+    )
+
+
 def _identical(facts: Facts) -> Judgement | None:
-    if facts.level_before > 1 or facts.n_lost or facts.is_corrected:
+    if max(facts.level_before, facts.level_everywhere) > 1 or facts.n_lost or facts.is_corrected:
         return None
     if np.array_equal(facts.reference, facts.observed, equal_nan=True):
         reason = "the two outputs are equal, value by value"
@@ -142,7 +160,8 @@ def _constant_observed(facts: Facts) -> Judgement | None:
 
 def _solved(facts: Facts) -> Judgement | None:
     """Accept what leaves rounding only, unless it is one of many or the mean of a growth."""
-    if not facts.is_corrected or facts.level_after > 1 or facts.n_lost:
+    left = max(facts.level_after, facts.level_everywhere)
+    if not facts.is_corrected or left > 1 or facts.n_lost:
         return None
     shift = facts.candidate.shift
     if facts.registration is not None and facts.registration.ambiguous and any(shift):
@@ -209,6 +228,8 @@ def _partly(facts: Facts) -> Judgement | None:
     dead = facts.findings["dead_channels"]
     if dead:
         more += f"; channels {dead} are constant in the observed output: their content is lost"
+    if facts.level_after <= 1 < facts.level_everywhere:
+        more += f", and {facts.level_everywhere:.3g} times over all data, fitted ones too"
     reason = _helps(facts.choice.chosen, facts.level_after) + more
     return _judgement(facts, "partly-correctable", family, reason, facts.candidate)
 
@@ -263,6 +284,21 @@ def _too_few(facts: Facts) -> Judgement | None:
     )
 
 
+def _sporadic(facts: Facts) -> Judgement | None:
+    if max(facts.level_before, facts.level_after) > 1 or facts.n_lost:
+        return None
+    squares = np.square(facts.reference - facts.observed)
+    worst = int(np.nanargmax([np.nan_to_num(part, posinf=0).max() for part in squares]))
+    return _refuse(
+        facts,
+        "not-correctable",
+        "sporadic",
+        f"the held-out data differ by rounding only, and all data together by "
+        f"{facts.level_everywhere:.3g} times what a faithful fp16 network may leave, most in "
+        f"sample {worst}: no one correction fits both; find out what sets such data apart",
+    )
+
+
 def _unrelated(facts: Facts) -> Judgement | None:
     facts.findings["related_share"] = facts.related
     facts.findings["neighbour_correlation"] = facts.neighbour_correlation
@@ -302,6 +338,7 @@ def _unstructured(facts: Facts) -> Judgement:
 _RULES = (
     _nothing_finite,
     _constant_reference,
+    _constant_held_out,
     _identical,
     _constant_observed,
     _solved,
@@ -313,6 +350,7 @@ _RULES = (
     _clipped,
     _zeroed,
     _too_few,
+    _sporadic,
     _unrelated,
     _noise,
 )
