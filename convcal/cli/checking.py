@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Any
 
 from convcal.cli.contract import ExitCode, Outcome
 from convcal.cli.parser import (
-    UsageError,
     Verbs,
     add_axes,
     add_data,
@@ -91,10 +90,6 @@ def add_check(verbs: Verbs) -> None:
 
 def _check(arguments: argparse.Namespace) -> Outcome:
     is_captured = source(arguments, models=("reference", "candidate")) == "captures"
-    if is_captured and arguments.emulate:
-        raise UsageError(
-            "--emulate acts on a model, and captures hold outputs; use it in 'convcal capture'"
-        )
     from convcal.calibration import Calibration
     from convcal.checking import check
     from convcal.pairs import read_pairs, record_pairs

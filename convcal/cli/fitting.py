@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING
 from convcal.cli.commands import command_line
 from convcal.cli.contract import ExitCode, Outcome
 from convcal.cli.parser import (
-    UsageError,
     Verbs,
     add_axes,
     add_data,
@@ -98,10 +97,6 @@ def add_fit(verbs: Verbs) -> None:
 
 def _fit(arguments: argparse.Namespace) -> Outcome:
     is_captured = source(arguments, models=("reference", "observed")) == "captures"
-    if is_captured and arguments.emulate:
-        raise UsageError(
-            "--emulate acts on a model, and captures hold outputs; use it in 'convcal capture'"
-        )
     from convcal.assessment import FitOptions
     from convcal.files import ensure_absent
     from convcal.fitting import fit, fit_captures

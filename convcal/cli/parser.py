@@ -30,6 +30,7 @@ __all__ = [
     "at_least",
     "between",
     "check_data",
+    "model_flags",
     "plain_help",
     "read_axes",
     "source",
@@ -205,6 +206,17 @@ def _axis(text: str) -> tuple[str | None, int | None]:
     return name if equals else None, None if axis == "none" else int(axis)
 
 
+def model_flags(arguments: argparse.Namespace) -> list[str]:
+    """Name the flags that say how a model runs, where they say other than the default."""
+    usual = {"runtime": "auto", "timeout": TIMEOUT, "emulate": []}
+    usual |= {name: "all" for name in vars(arguments) if name.endswith("compute_units")}
+    return [
+        f"--{name.replace('_', '-')}"
+        for name, value in usual.items()
+        if getattr(arguments, name) != value
+    ]
+
+
 def source(arguments: argparse.Namespace, *, models: tuple[str, str]) -> str:
     """Say where outputs come from, ``'models'`` or ``'captures'``; refuse anything between.
 
@@ -219,8 +231,12 @@ def source(arguments: argparse.Namespace, *, models: tuple[str, str]) -> str:
     given = [name.upper() for name in models if getattr(arguments, name) is not None]
     given += ["--data"] if arguments.data is not None else []
     if arguments.captures is not None:
+        given += model_flags(arguments)
         if given:
-            raise UsageError(f"--captures takes the place of {', '.join(given)}; leave one out")
+            raise UsageError(
+                f"--captures holds outputs and takes the place of {', '.join(given)}; leave one "
+                "out, or say how a model runs in 'convcal capture'"
+            )
         return "captures"
     missing = [word for word in (first, second, "--data") if word not in given]
     if missing:

@@ -16,6 +16,7 @@ from convcal.cli.parser import (
     add_output,
     add_runtime,
     check_data,
+    model_flags,
 )
 from convcal.cli.terminal import progress
 from convcal.words import ROLES
@@ -93,15 +94,9 @@ def add_capture(verbs: Verbs) -> None:
 
 def _capture(arguments: argparse.Namespace) -> Outcome:
     if arguments.imported is not None:
-        given = [
-            word
-            for word, value in (
-                ("MODEL", arguments.model),
-                ("--data", arguments.data),
-                ("--emulate", arguments.emulate),
-            )
-            if value
-        ]
+        given = ["MODEL"] if arguments.model is not None else []
+        given += ["--data"] if arguments.data is not None else []
+        given += model_flags(arguments)
         if given:
             raise UsageError(f"--import takes the place of {', '.join(given)}; leave one out")
     elif arguments.model is None or arguments.data is None:

@@ -350,3 +350,22 @@ def test_a_demo_that_would_overwrite_a_file(refused, folder):
 def test_a_threshold_that_is_no_number(refused):
     words = ("check", "gone", "gone", "--data", ".", "--min-snr", "nan")
     refused(*words, names=["min_snr_db is nan"], error="bad-input")
+
+
+@pytest.mark.parametrize(
+    ("flag", "value"),
+    [
+        ("--runtime", "coreml"),
+        ("--timeout", "7"),
+        ("--emulate", "int-shift"),
+        ("compute-units", "cpu-only"),
+    ],
+)
+def test_outputs_that_are_recorded_take_no_word_on_how_a_model_runs(refused, flag, value):
+    for words, role in (
+        (("fit", "--captures", "c", *OUT), "observed-"),
+        (("check", "--captures", "c"), "candidate-"),
+        (("capture", "--import", "o.npz", "--role", "observed", "-o", "c"), ""),
+    ):
+        name = flag if flag.startswith("--") else f"--{role}{flag}"
+        refused(*words, name, value, names=["takes the place of", name], error="usage")
