@@ -16,7 +16,7 @@ from convcal.coreml.package import read_package
 from convcal.data.arrays import write_samples
 from convcal.data.captures import Capture, open_capture
 from convcal.data.recording import check_role, import_outputs, write_role
-from convcal.data.samples import CalibrationSet, open_samples
+from convcal.data.samples import CalibrationSet, check_source, open_samples
 from convcal.files import ensure_absent
 from convcal.pairs import Progress, data_provenance
 from convcal.runtime import Runner, open_runner
@@ -97,6 +97,7 @@ def capture_outputs(
         then as it was.
     """
     check_role(target, role, force=force)
+    check_source(data)
     with open_runner(
         model,
         runtime=runtime,
@@ -195,6 +196,7 @@ def record_outputs(
         If the model or the data cannot be used; then nothing is written.
     """
     path = ensure_absent(target, force=force)
+    check_source(data)
     extra: tuple[str, ...] = ()
     if tensors:
         known = describe(read_package(model)).output_names

@@ -14,7 +14,7 @@ from typing import Any
 import numpy as np
 
 from convcal.data.captures import Capture, open_capture
-from convcal.data.samples import CalibrationSet, open_samples
+from convcal.data.samples import CalibrationSet, check_source, open_samples
 from convcal.errors import ConvcalWarning, InputError
 from convcal.layout import Layout, OutputAxes
 from convcal.model_description import Feature, ModelDescription
@@ -106,6 +106,7 @@ def record_pairs(
     InputError
         If the models do not match each other or the data, or outputs change their shape.
     """
+    check_source(data)
     with contextlib.ExitStack() as stack:
 
         def opened(model: Model, units: str, faults: Sequence[str]) -> Runner:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 import argparse
-import os
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -29,7 +28,6 @@ __all__ = [
     "add_runtime",
     "at_least",
     "between",
-    "check_data",
     "model_flags",
     "plain_help",
     "read_axes",
@@ -162,22 +160,6 @@ def _fault(text: str) -> str:
     return text
 
 
-def check_data(path: str) -> None:
-    """Refuse data that are not there before any model is opened, which may take minutes.
-
-    Raises
-    ------
-    InputError
-        If there is neither such a file or folder, nor such a Python file.
-    """
-    file, _, function = path.rpartition(":")
-    if not os.path.lexists(path) and not (function and os.path.lexists(file)):
-        raise InputError(
-            f"there is no calibration data at '{path}'; give a file or folder that exists, or "
-            "module.py:function"
-        )
-
-
 def add_axes(parser: argparse._ActionsContainer) -> None:
     """Add ``--channel-axis`` and ``--batch-axis``."""
     for role, default in (("channel", 1), ("batch", 0)):
@@ -224,8 +206,6 @@ def source(arguments: argparse.Namespace, *, models: tuple[str, str]) -> str:
     ------
     UsageError
         If something is missing, or both are given.
-    InputError
-        If the data are not there.
     """
     first, second = (name.upper() for name in models)
     given = [name.upper() for name in models if getattr(arguments, name) is not None]
@@ -243,7 +223,6 @@ def source(arguments: argparse.Namespace, *, models: tuple[str, str]) -> str:
         raise UsageError(
             f"{', '.join(missing)} missing; give {first} {second} --data PATH, or --captures PATH"
         )
-    check_data(arguments.data)
     return "models"
 
 

@@ -15,7 +15,6 @@ from convcal.cli.parser import (
     add_json,
     add_output,
     add_runtime,
-    check_data,
     model_flags,
 )
 from convcal.cli.terminal import progress
@@ -103,8 +102,6 @@ def _capture(arguments: argparse.Namespace) -> Outcome:
         raise UsageError("give MODEL --data PATH, or --import OUTPUTS.npz")
     if arguments.emulate and arguments.role == "reference":
         raise UsageError("--emulate acts on observed outputs, never on the reference")
-    if arguments.data is not None:
-        check_data(arguments.data)
     from convcal.capturing import capture_outputs, import_capture
 
     if arguments.imported is not None:
@@ -189,7 +186,6 @@ def add_run(verbs: Verbs) -> None:
 
 
 def _run(arguments: argparse.Namespace) -> Outcome:
-    check_data(arguments.data)
     from convcal.capturing import record_outputs
 
     with progress("running the model") as tell:

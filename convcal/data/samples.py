@@ -47,7 +47,7 @@ from convcal.errors import InputError
 if TYPE_CHECKING:
     from convcal.model_description import Feature, ModelDescription
 
-__all__ = ["CalibrationSet", "Sample", "open_samples"]
+__all__ = ["CalibrationSet", "Sample", "check_source", "open_samples"]
 
 _ARRAY_SUFFIXES = (".npy", ".npz")
 _BESIDE = ("", ".json", ".md", ".py", ".rst", ".txt")
@@ -144,6 +144,21 @@ def open_samples(
     return _nonempty(CalibrationSet([objects], description="Python objects"), "the data")
 
 
+def check_source(source: object) -> None:
+    """Refuse a path where nothing is, before a model is opened, which may take minutes.
+
+    Raises
+    ------
+    InputError
+        If `source` is a path, and there is neither such a file or folder, nor the file of
+        ``FILE.py:FUNCTION``.
+    """
+    if isinstance(source, (str, os.PathLike)):
+        path = os.fspath(source)
+        if not os.path.lexists(path) and not os.path.lexists(path.rpartition(":")[0]):
+            raise InputError(f"there is no calibration data at '{path}'; expected {_ACCEPTED}")
+
+
 def _open_path(text: str, description: ModelDescription) -> CalibrationSet:
     path = Path(text)
     if path.is_dir():
@@ -162,7 +177,8 @@ def _open_path(text: str, description: ModelDescription) -> CalibrationSet:
             CalibrationSet([ObjectSource(call, description, where=where)], description=label),
             where,
         )
-    raise InputError(f"there is no calibration data at '{path}'; expected {_ACCEPTED}")
+    check_source(text)
+    raise InputError(f"'{path}' cannot be calibration data; expected {_ACCEPTED}")
 
 
 def _open_folder(folder: Path, description: ModelDescription) -> CalibrationSet:

@@ -119,6 +119,17 @@ def test_data_that_does_not_fit_the_model(refused, folder, pair, arrays, names):
     refused("fit", *pair, "--data", "bad.npz", *OUT, names=names, error="bad-input")
 
 
+@pytest.mark.parametrize("place", ["gone", "gone.py:samples"])
+def test_data_that_are_not_there_are_refused_before_a_model_is_opened(
+    refused, monkeypatch, pair, place
+):
+    for module in ("pairs", "capturing"):
+        monkeypatch.setattr(f"convcal.{module}.open_runner", None)  # a call would be a TypeError
+    capture = ("capture", pair[0], "--role", "observed", "-o", "c")
+    for words in (("fit", *pair, *OUT), ("check", *pair), ("run", pair[0], "-o", "o.npz"), capture):
+        refused(*words, "--data", place, names=[f"no calibration data at '{place}'"])
+
+
 def test_an_empty_folder_as_data(refused, folder, pair):
     (folder / "pictures").mkdir()
     refused("fit", *pair, "--data", "pictures", *OUT, names=["pictures", "no calibration data"])
