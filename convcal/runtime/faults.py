@@ -4,11 +4,15 @@
 from __future__ import annotations
 
 import dataclasses
+import warnings
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
+import numpy as np
+
+from convcal.errors import ConvcalWarning
 from convcal.faults import ArrayFault, CropOrigin, Fault
 from convcal.layout import Layout
 from convcal.runtime.translation.transposed_convolution import (
@@ -27,7 +31,7 @@ if TYPE_CHECKING:
     from convcal.runtime.runner import Runner
     from convcal.runtime.translation.graph import Graph
 
-__all__ = ["FaultyRunner", "MovedCrop", "distort", "operation_faults"]
+__all__ = ["Distortion", "FaultyRunner", "MovedCrop", "operation_faults"]
 
 
 @dataclass(frozen=True)
@@ -76,6 +80,7 @@ class FaultyRunner:
     def __init__(self, runner: Runner, faults: Sequence[Fault]) -> None:
         self._runner = runner
         self._faults = tuple(faults)
+        self._distortion = Distortion(faults)
 
     @property
     def description(self) -> ModelDescription:
@@ -90,11 +95,12 @@ class FaultyRunner:
 
     def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run one sample and distort its outputs."""
-        return distort(self._runner.run(sample), self.description, self._faults)
+        return self._distortion.apply(self._runner.run(sample), self.description)
 
     def close(self) -> None:
-        """Close the runner inside."""
+        """Close the runner inside, and warn of faults that changed nothing."""
         self._runner.close()
+        self._distortion.warn_of_idle()
 
     def __enter__(self) -> Self:
         return self
@@ -113,24 +119,61 @@ def operation_faults(faults: Sequence[Fault]) -> list[MovedCrop]:
     return [MovedCrop(fault) for fault in faults if isinstance(fault, CropOrigin)]
 
 
-def distort(
-    outputs: Mapping[str, NDArray[Any]], description: ModelDescription, faults: Sequence[Fault]
-) -> dict[str, NDArray[Any]]:
-    """Apply the faults of arrays, in their order, to the outputs that the model declares.
+class Distortion:
+    """What faults of arrays do to the outputs of one model.
 
-    Outputs of the model that hold integers other than pictures (indices, labels) are left alone,
-    and so are tensors that it does not declare. The axes are those of `Layout.of`.
+    Parameters
+    ----------
+    faults : sequence of Fault
+        Applied in their order; those that act inside the network are passed over.
     """
-    result = dict(outputs)
-    for feature in description.outputs:
-        array = result.get(feature.name)
-        if array is None or (array.dtype.kind != "f" and feature.kind != "image"):
-            continue
-        layout = Layout.of(array, kind=feature.kind)
-        for fault in faults:
-            if isinstance(fault, ArrayFault):
-                array = fault.apply(
+
+    def __init__(self, faults: Sequence[Fault]) -> None:
+        self._faults = [fault for fault in faults if isinstance(fault, ArrayFault)]
+        self._idle: list[ArrayFault] = []
+        self._n_runs = 0
+
+    def apply(
+        self, outputs: Mapping[str, NDArray[Any]], description: ModelDescription
+    ) -> dict[str, NDArray[Any]]:
+        """Distort the outputs of one sample that the model declares.
+
+        Outputs of the model that hold integers other than pictures (indices, labels) are left
+        alone, and so are tensors that it does not declare. The axes are those of `Layout.of`.
+        """
+        result = dict(outputs)
+        changing = set()
+        for feature in description.outputs:
+            array = result.get(feature.name)
+            if array is None or (array.dtype.kind != "f" and feature.kind != "image"):
+                continue
+            layout = Layout.of(array, kind=feature.kind)
+            for fault in self._faults:
+                distorted = fault.apply(
                     array, batch_axis=layout.batch_axis, channel_axis=layout.channel_axis
                 )
-        result[feature.name] = array
-    return result
+                if not np.array_equal(array, distorted, equal_nan=array.dtype.kind == "f"):
+                    changing.add(fault)
+                array = distorted
+            result[feature.name] = array
+        candidates = self._idle if self._n_runs else self._faults
+        self._idle = [fault for fault in candidates if fault not in changing]
+        self._n_runs += 1
+        return result
+
+    def warn_of_idle(self) -> None:
+        """Say once which faults changed no output of any sample.
+
+        Warns
+        -----
+        ConvcalWarning
+            If there is one, and there were samples.
+        """
+        idle, self._idle = self._idle, []
+        for fault in idle:
+            warnings.warn(
+                f"the emulated fault '{fault}' changes no output of these samples; the outputs "
+                "are those without it",
+                ConvcalWarning,
+                stacklevel=3,
+            )

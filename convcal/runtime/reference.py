@@ -22,7 +22,7 @@ from convcal.errors import (
     UnavailableError,
     UnsupportedModelError,
 )
-from convcal.runtime.faults import distort, operation_faults
+from convcal.runtime.faults import Distortion, operation_faults
 from convcal.runtime.samples import checked_sample, from_tensor, tensor_shape, to_tensor
 from convcal.runtime.translation import OPERATIONS, translate, unsupported
 
@@ -70,7 +70,8 @@ class ReferenceRunner:
     Warns
     -----
     ConvcalWarning
-        If a fault has no operation to act on, or the program is not clear.
+        If a fault has no operation to act on or, when the runner is closed, changed no output;
+        or the program is not clear.
     """
 
     def __init__(
@@ -85,6 +86,7 @@ class ReferenceRunner:
         self._description = describe(package)
         self._package = package
         self._faults = tuple(faults)
+        self._distortion = Distortion(faults)
         self._extra_outputs = tuple(extra_outputs)
         self._threads = threads
         self._shapes: dict[str, tuple[int, ...]] | None = None
@@ -165,9 +167,10 @@ class ReferenceRunner:
         return self._gathered(dict(zip(names, results, strict=True)))
 
     def close(self) -> None:
-        """Free the session; the runner cannot run afterwards."""
+        """Free the session, and warn of faults that changed nothing; it cannot run afterwards."""
         self._session = None
         self._is_closed = True
+        self._distortion.warn_of_idle()
 
     def __enter__(self) -> Self:
         return self
@@ -194,7 +197,7 @@ class ReferenceRunner:
                 for name in self._extra_outputs
                 if name not in outputs
             }
-        return {**distort(outputs, self._description, self._faults), **extra}
+        return {**self._distortion.apply(outputs, self._description), **extra}
 
     def _prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
         """Translate the program for the given input shapes, if it is not yet for these."""

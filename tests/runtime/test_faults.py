@@ -10,7 +10,7 @@ from programs import make_package, mb
 from convcal.errors import ConvcalWarning
 from convcal.faults import CropOrigin, parse_fault
 from convcal.model_description import Feature, ModelDescription
-from convcal.runtime.faults import FaultyRunner, distort
+from convcal.runtime.faults import Distortion, FaultyRunner
 from convcal.runtime.reference import ReferenceRunner
 
 RAMP = np.array([[[1, 2, 3, 4]]], np.float32)
@@ -199,7 +199,7 @@ def test_labels_are_left_alone_and_pictures_have_channels_last():
         "score": np.float32(2.0) * np.ones((), np.float32),
     }
     fault = parse_fault("channel-affine:gain=1.5,seed=2")
-    results = distort(outputs, description, [fault])
+    results = Distortion([fault]).apply(outputs, description)
     np.testing.assert_array_equal(results["label"], [7])
     gain, _ = fault.coefficients(3)
     expected = np.rint((100 * gain).astype(np.float16).astype(np.float64))
@@ -237,9 +237,39 @@ def test_any_runner_can_be_distorted_and_is_labelled():
     assert CropOrigin() == parse_fault("crop-origin")
 
 
+@pytest.mark.parametrize(
+    "idle", ["channel-affine", "saturate", "noise:relative=0", "scale-corner:d=0"]
+)
+def test_a_fault_that_changes_nothing_is_warned_of_once(idle):
+    runner = FaultyRunner(Recorded(), [parse_fault(idle), parse_fault("saturate:limit=2")])
+    runner.run({})
+    with pytest.warns(ConvcalWarning) as caught:
+        runner.close()
+    (warning,) = caught
+    assert f"fault '{parse_fault(idle)}' changes no output" in str(warning.message)
+    runner.close()
+
+
+def test_a_fault_that_changes_one_sample_of_several_is_not_idle():
+    description = ModelDescription((), (Feature("y", "tensor", (2,), "float32"),))
+    distortion = Distortion([parse_fault("saturate:limit=5")])
+    for value in (1, 9, 1):
+        distortion.apply({"y": np.full(2, value, np.float32)}, description)
+    distortion.warn_of_idle()
+    Distortion([parse_fault("saturate")]).warn_of_idle()  # no samples, no claim
+
+
+def test_the_reference_runtime_warns_of_idle_faults_too():
+    package = make_package(lambda x: mb.relu(x=x), precision="float16", x=(1, 1, 4))
+    runner = ReferenceRunner(package, faults=[parse_fault("saturate")])
+    runner.run({"x": RAMP})
+    with pytest.warns(ConvcalWarning, match="'saturate:limit=65504.0,to=clamp' changes no output"):
+        runner.close()
+
+
 def test_the_channels_of_a_vector_are_those_that_a_correction_has():
     description = ModelDescription((), (Feature("y", "tensor", (3,), "float32"),))
     fault = parse_fault("channel-affine:gain=2,bias=0,seed=1")
     vector = np.ones(3, np.float32)
-    distorted = distort({"y": vector}, description, [fault])["y"]
+    distorted = Distortion([fault]).apply({"y": vector}, description)["y"]
     assert len(set(distorted.tolist())) == 3
