@@ -75,9 +75,7 @@ def apply_to_file(
         If the target exists or cannot be written.
     """
     path = ensure_absent(target, force=force)
-    process = PostProcessor(
-        {name: item.correction for name, item in calibration.outputs.items()}, precision=precision
-    )
+    process = PostProcessor(calibration.corrections, precision=precision)
     seen: dict[str, None] = {}
     n_samples = 0
 

@@ -131,9 +131,14 @@ class Calibration:
         return worst.verdict
 
     @property
+    def corrections(self) -> dict[str, Correction]:
+        """The corrections alone, by the name of the output."""
+        return {name: output.correction for name, output in self.outputs.items()}
+
+    @property
     def is_identity(self) -> bool:
         """Whether applying it changes nothing."""
-        return all(output.correction.is_identity for output in self.outputs.values())
+        return all(correction.is_identity for correction in self.corrections.values())
 
     @property
     def is_emulated(self) -> bool:
@@ -143,7 +148,7 @@ class Calibration:
     @property
     def id(self) -> str:
         """Sixteen hexadecimal digits that change when any correction does."""
-        corrections = {name: item.correction.to_dict() for name, item in self.outputs.items()}
+        corrections = {name: correction.to_dict() for name, correction in self.corrections.items()}
         text = json.dumps(corrections, sort_keys=True, allow_nan=False)
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 

@@ -160,7 +160,7 @@ def check(
     if given is not None:
         warn_of_fitted_data(pairs.provenance, given)
         warn_of_other_device(pairs.provenance, given, is_built_in=margins is not None)
-        corrections = {name: item.correction for name, item in given.outputs.items()}
+        corrections = given.corrections
     unknown = sorted(set(corrections) - set(pairs.outputs))
     if unknown:
         raise InputError(

@@ -73,10 +73,7 @@ class PostProcessor:
         -------
         PostProcessor
         """
-        outputs = Calibration.load(path).outputs
-        return cls(
-            {name: output.correction for name, output in outputs.items()}, precision=precision
-        )
+        return cls(Calibration.load(path).corrections, precision=precision)
 
     def __call__(
         self,

@@ -83,7 +83,7 @@ def export_coreml(
     ensure_absent(target, force=force)
     original = package if isinstance(package, Package) else read_package(package)
     _compare_with_observed(calibration, original)
-    corrections = {name: output.correction for name, output in calibration.outputs.items()}
+    corrections = calibration.corrections
     patched = append_corrections(
         original,
         corrections,
