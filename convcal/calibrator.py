@@ -126,7 +126,7 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
             layout.canonical(reference),
             layout.canonical(observed),
             layout=layout,
-            dtype=str(observed.dtype),
+            dtype=observed.dtype.name,
             options=FitOptions(
                 max_shift=self.max_shift,
                 model=self.model,

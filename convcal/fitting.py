@@ -136,7 +136,7 @@ def _fit_pairs(pairs: Pairs, options: FitOptions | None) -> Calibration:
                 pair.reference,
                 pair.observed,
                 layout=pair.layout,
-                dtype=str(pair.observed.dtype),
+                dtype=pair.observed.dtype.name,
                 options=options,
             )
         except InputError as error:

@@ -88,3 +88,14 @@ def test_before_fit_it_says_so():
 def test_shapes_that_differ_are_named():
     with pytest.raises(InputError, match=r"\(2, 1, 8\) and observed \(2, 1, 9\)"):
         OutputCalibrator().fit(np.zeros((2, 1, 8)), np.zeros((2, 1, 9)))
+
+
+def test_other_byte_orders_are_numbers_all_the_same(pair):
+    reference, observed = pair
+    first = OutputCalibrator().fit(reference, observed)
+    second = OutputCalibrator().fit(reference.astype(">f4"), observed.astype(">f4"))
+    assert second.correction_ == first.correction_
+    swapped = observed.astype(">f4")
+    corrected = second.transform(swapped)
+    assert corrected.dtype == swapped.dtype
+    np.testing.assert_array_equal(corrected, first.transform(observed))

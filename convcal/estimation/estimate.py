@@ -49,7 +49,8 @@ class Estimate:
     family : str
         The kind of error: ``identical``, ``rounding``, ``affine``, ``shift``,
         ``sub-pixel-shift``, ``noise``, ``scale``, ``row-stride``, ``saturation``,
-        ``unstructured``, ``constant``, ``non-finite``, ``periodic`` or ``too-few-data``.
+        ``unstructured``, ``constant``, ``non-finite``, ``periodic``,
+        ``sporadic`` or ``too-few-data``.
     model : str
         The chosen one of `convcal.estimation.selection.MODELS`.
     shift : tuple of float

@@ -229,7 +229,9 @@ def _partly(facts: Facts) -> Judgement | None:
     if dead:
         more += f"; channels {dead} are constant in the observed output: their content is lost"
     if facts.level_after <= 1 < facts.level_everywhere:
-        more += f", and {facts.level_everywhere:.3g} times over all data, fitted ones too"
+        more += (
+            f"; over all data, fitted ones too, it leaves {facts.level_everywhere:.3g} times that"
+        )
     reason = _helps(facts.choice.chosen, facts.level_after) + more
     return _judgement(facts, "partly-correctable", family, reason, facts.candidate)
 
@@ -285,10 +287,12 @@ def _too_few(facts: Facts) -> Judgement | None:
 
 
 def _sporadic(facts: Facts) -> Judgement | None:
+    """Do not take for identical what is wrong where nothing was held out."""
     if max(facts.level_before, facts.level_after) > 1 or facts.n_lost:
         return None
-    squares = np.square(facts.reference - facts.observed)
-    worst = int(np.nanargmax([np.nan_to_num(part, posinf=0).max() for part in squares]))
+    with np.errstate(invalid="ignore"):  # inf - inf
+        residual = np.abs(facts.reference - facts.observed)
+    worst = int(np.argmax([part[np.isfinite(part)].max(initial=0) for part in residual]))
     return _refuse(
         facts,
         "not-correctable",
