@@ -15,7 +15,7 @@ from typing import Any
 import convcal
 from convcal.cli import checking, correcting, demo, fitting, machine, recording
 from convcal.cli.contract import ENVELOPE, EXIT_CODES, ExitCode, Outcome, envelope
-from convcal.cli.parser import Parser, plain_help
+from convcal.cli.parser import Parser, UsageError, plain_help
 from convcal.cli.terminal import prepare_streams, say, write_document, write_result
 from convcal.errors import ConvcalError, ConvcalWarning, InputError
 
@@ -92,9 +92,12 @@ def run_command(arguments: Sequence[str]) -> int:
     with _told_warnings(teller.warnings):
         try:
             try:
-                parsed = build_parser().parse_args(arguments)
+                parsed, unknown = build_parser().parse_known_args(arguments)
             except SystemExit:  # after --help or --version
                 return ExitCode.DONE
+            if unknown:  # argparse would send its reader to the help of no verb
+                words = " ".join(unknown)
+                raise UsageError(f"unknown arguments: {words}; see 'convcal {teller.verb} --help'")
             outcome = _run(parsed)
             return teller.tell_outcome(outcome)
         except KeyboardInterrupt:

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import re
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -145,12 +146,14 @@ def _next_commands(calibration: Calibration, file: Path, observed: str | None) -
     if calibration.is_identity:
         return []
     stem = file.name.removesuffix(".json").removesuffix(".calibration")
+    # What Python can import by its name.
+    module = re.sub(r"\W|^(?=\d)", "_", f"{stem}_corrections", flags=re.ASCII)
     package = observed or "OBSERVED.mlpackage"
     corrected = file.with_name(f"{Path(package).stem}-corrected.mlpackage")
     export = ("convcal", "export", file, "--to")
     return [
         command_line(*export, "coreml", "--model", package, "-o", corrected),
-        command_line(*export, "python", "-o", file.with_name(f"{stem}.py")),
+        command_line(*export, "python", "-o", file.with_name(f"{module}.py")),
     ]
 
 

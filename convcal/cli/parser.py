@@ -144,8 +144,8 @@ def add_emulate(parser: Parser, *, model: str) -> None:
         default=[],
         metavar="FAULT",
         help=f"make {model} wrong as a device would: NAME[:KEY=VALUE,...], as "
-        "crop-origin:variant=zero or channel-affine:gain=1.02,bias=0.01,seed=0; may be "
-        "repeated, is labelled in every product",
+        "crop-origin:variant=zero (all names: convcal run --help); may be repeated, is "
+        "labelled in every product",
     )
 
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from convcal.cli.contract import Outcome
@@ -52,7 +53,16 @@ _RUN_USAGE = "convcal run MODEL --data PATH -o OUTPUTS.npz [options]"
 
 _RUN_EPILOG = """\
 example:
-  convcal run fp16.mlpackage --data pictures/ -o outputs.npz"""
+  convcal run fp16.mlpackage --data pictures/ -o outputs.npz
+
+faults for --emulate, with what they are by default:
+  crop-origin:variant=zero,precision=fp16
+  channel-affine:gain=1.0,bias=0.0
+  int-shift:displacement=1,fill=edge
+  scale-corner:d=0.00048828125
+  row-stride
+  saturate:limit=65504.0,to=clamp
+  noise:relative=0.01,seed=0"""
 
 
 def add_capture(verbs: Verbs) -> None:
@@ -145,7 +155,7 @@ def _render_capture(capture: Capture, role: str) -> list[RenderableType]:
         parts.append(emulation_notice([str(faults)]))
     outputs = ", ".join(printable(name) for name in capture.outputs)
     parts.append(
-        f"{role} outputs of {len(capture.samples)} samples written to {capture.path}: {outputs}"
+        f"{role} outputs of {_samples(capture.samples)} written to {capture.path}: {outputs}"
     )
     missing = [each for each in ROLES if each not in capture.roles]
     if missing:
@@ -213,13 +223,19 @@ def _run(arguments: argparse.Namespace) -> Outcome:
 
 
 def _render_run(recording: Recording) -> list[RenderableType]:
+    from convcal.data.arrays import listing
     from convcal.report.tables import emulation_notice
     from convcal.report.text import printable
 
     parts: list[RenderableType] = []
     if faults := recording.provenance.get("faults"):
         parts.append(emulation_notice([str(faults)]))
-    n_samples = len(recording.samples)
-    parts.append(f"outputs of {n_samples} samples written to {recording.path}, each with")
+    parts.append(f"outputs of {_samples(recording.samples)} written to {recording.path}, each with")
     parts.extend(f"  {printable(name)}: {kind}" for name, kind in recording.outputs.items())
+    # An app that records outputs must call them the same.
+    parts.append(f"called {listing(recording.samples)}")
     return parts
+
+
+def _samples(names: Sequence[str]) -> str:
+    return f"{len(names)} sample{'s' if len(names) != 1 else ''}"

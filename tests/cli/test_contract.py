@@ -208,3 +208,16 @@ def test_output_goes_through_any_encoding(folder, captured):
     )
     assert done.returncode == 0, done.stderr
     assert b"\\xfc" in done.stdout
+
+
+def test_the_help_lists_every_fault_with_its_defaults(convcal):
+    from convcal.faults import FAULTS
+
+    lines = convcal("run", "--help").out.split("faults for --emulate", 1)[1].splitlines()[1:]
+    assert [line.strip() for line in lines if line] == [str(fault()) for fault in FAULTS.values()]
+
+
+def test_an_unknown_flag_leads_to_the_help_of_the_verb(convcal):
+    result = convcal("check", "a", "b", "--data", "c", "--min-snrr", "3")
+    assert result.code == 2
+    assert "unknown arguments: --min-snrr 3; see 'convcal check --help'" in result.err

@@ -36,7 +36,7 @@ def test_fit_writes_the_calibration_and_says_what_to_do_next(convcal, folder, pa
         "data.npz",
         "fp16-corrected.mlpackage",
         "net.calibration.json",
-        "net.py",
+        "net_corrections.py",
     }
 
 
@@ -157,9 +157,23 @@ def test_run_writes_a_tensor_of_the_program_on_request(convcal, folder, pair, da
     result = convcal("run", pair[0], "--data", data, "--outputs", "y", "-o", "outputs.npz")
     assert result.code == 0
     assert "y: float32 1x2x8" in result.out
+    assert (
+        "called 'data[0]', 'data[1]', 'data[2]', 'data[3]', 'data[4]', 'data[5]' and 6 more"
+        in result.out
+    )
     with np.load("outputs.npz") as outputs:
         assert len(outputs.files) == 12
         assert all(key.endswith("/y") for key in outputs.files)
+
+
+@pytest.mark.parametrize(
+    ("file", "module"),
+    [("issue-2324.json", "issue_2324_corrections"), ("2324.calibration.json", "_2324_corrections")],
+)
+def test_the_file_that_fit_suggests_can_be_imported(convcal, captured, file, module):
+    result = convcal("fit", "--captures", captured(*displaced()), "-o", file)
+    assert f" --to python -o {module}.py\n" in result.out
+    assert module.isidentifier()
 
 
 def test_apply_copies_outputs_without_a_correction(convcal, folder, calibration):
