@@ -9,13 +9,11 @@ import os
 import platform
 import sys
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any
 
 from convcal.errors import ConvcalError
 
 __all__ = ["Ability", "MachineReport", "Part", "examine_machine"]
-
-Need = Literal["core", "optional"]
 
 
 @dataclass(frozen=True)

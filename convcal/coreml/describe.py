@@ -116,8 +116,6 @@ def function_description(package: Package, function: str) -> Any:
 def _feature(package: Package, feature: Any, function: Any) -> Feature | None:
     """Describe one feature; None for those that are neither array nor image."""
     kind = feature.type.WhichOneof("Type")
-    if kind == "stateType":
-        return None
     if kind == "imageType":
         return _image(feature)
     if kind != "multiArrayType":

@@ -173,9 +173,8 @@ def load_program(
     message.version = spec.mlProgram.version
     message.functions[name].CopyFrom(spec.mlProgram.functions[name])
     is_fixed = _fix_input_shapes(message.functions[name], input_shapes or {})
-    weights_dir = "" if package.weights_dir is None else str(package.weights_dir)
     try:
-        loaded = load_mil_proto(message, spec.specificationVersion, weights_dir)
+        loaded = load_mil_proto(message, spec.specificationVersion, str(package.weights_dir))
         return _view(loaded.functions[name])
     except ConvcalError:
         raise

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Read the weight file of an ML Program (MIL blob storage, version 2), checking every bound.
+"""Find blobs in the weight file of an ML Program (MIL blob storage, version 2), in its bounds.
 
 The file is a 64-byte header (number of blobs, format version) followed by blobs. A blob is a
 64-byte record (sentinel, data type, size, offset of the data, unused bits) and its data, both
@@ -86,11 +86,6 @@ class WeightFile:
     path : path
         The file, such as ``Data/com.apple.CoreML/weights/weight.bin`` inside a package.
 
-    Attributes
-    ----------
-    count : int
-        The number of blobs that its header states.
-
     Raises
     ------
     InputError
@@ -116,7 +111,7 @@ class WeightFile:
                 f"the weight file '{path}' is corrupt: it has {self._bytes.size} bytes, less than "
                 f"its {_ALIGNMENT}-byte header; {_COPY_AGAIN}"
             )
-        self.count, version = _HEADER.unpack(self._bytes[: _HEADER.size].tobytes())
+        _, version = _HEADER.unpack(self._bytes[: _HEADER.size].tobytes())
         if version != _VERSION:
             raise InputError(
                 f"the weight file '{path}' states version {version} of its format, and version "
@@ -171,57 +166,8 @@ class WeightFile:
             )
         return Blob(dtype=dtype, start=start, n_bytes=n_bytes, n_elements=used // bits)
 
-    def read(self, offset: int) -> NDArray[Any]:
-        """Read the values of the blob at an offset.
-
-        Parameters
-        ----------
-        offset : int
-            As for `blob`.
-
-        Returns
-        -------
-        ndarray, shape (n_elements,)
-            Read-only. A view of the file where NumPy has the type; otherwise bfloat16 is widened
-            to float32, and integers below 8 bits to int8 or uint8.
-
-        Raises
-        ------
-        InputError
-            As `blob`.
-        UnsupportedModelError
-            For 8-bit floats.
-        """
-        blob = self.blob(offset)
-        data = self._bytes[blob.start : blob.start + blob.n_bytes]
-        if blob.dtype.startswith("float8"):
-            raise UnsupportedModelError(
-                f"the weight file '{self.path}' has {blob.dtype} values at offset {offset}, which "
-                "convcal does not read; use a package with weights in another type"
-            )
-        if blob.dtype == "bfloat16":
-            values = (data.view("<u2").astype(np.uint32) << np.uint32(16)).view(np.float32)
-        elif _BITS[blob.dtype] < 8:
-            values = _unpack(data, blob)
-        else:
-            return data.view(np.dtype(blob.dtype).newbyteorder("<"))
-        values.flags.writeable = False
-        return values
-
 
 _COPY_AGAIN = "copy or export the package again"
-
-
-def _unpack(data: NDArray[np.uint8], blob: Blob) -> NDArray[Any]:
-    """Widen packed integers; the first element has the lowest bits of the first byte."""
-    bits = _BITS[blob.dtype]
-    unpacked = np.unpackbits(data, bitorder="little")[: blob.n_elements * bits]
-    weights = (1 << np.arange(bits)).astype(np.uint8)
-    values: NDArray[np.uint8] = (unpacked.reshape(-1, bits) * weights).sum(axis=1, dtype=np.uint8)
-    if blob.dtype == "int4":
-        signed: NDArray[np.int8] = ((values ^ 8).astype(np.int8) - np.int8(8)).astype(np.int8)
-        return signed
-    return values
 
 
 def blob_values(program: Any) -> Iterator[tuple[str, Any]]:

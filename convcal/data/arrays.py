@@ -85,9 +85,9 @@ def check_sample_name(name: str, *, where: str) -> str:
     return name
 
 
-def listing(names: Collection[str], *, most: int = 6) -> str:
+def listing(names: Collection[str]) -> str:
     """List names for a message, the first few and how many more there are."""
-    shown = [f"'{name}'" for name, _ in zip(names, range(most), strict=False)]
+    shown = [f"'{name}'" for name, _ in zip(names, range(6), strict=False)]
     rest = len(names) - len(shown)
     return (", ".join(shown) or "none") + (f" and {rest} more" if rest else "")
 
@@ -266,7 +266,7 @@ def _split_key(key: str, *, where: str, tensors: Collection[str] | None) -> tupl
 
 
 def read_samples(
-    path: str | os.PathLike[str], *, tensors: Collection[str] | None = None
+    path: str | os.PathLike[str],
 ) -> Iterator[tuple[str | None, dict[str, NDArray[np.generic]]]]:
     """Read a ``.npz`` file sample by sample.
 
@@ -274,8 +274,6 @@ def read_samples(
     ----------
     path : path
         With keys ``SAMPLE/TENSOR``, or with keys ``TENSOR`` (one nameless sample).
-    tensors : collection of str, optional
-        The names that tensors may have (see `group_keys`).
 
     Yields
     ------
@@ -290,7 +288,7 @@ def read_samples(
         If the file or a key is not as described.
     """
     with ArrayFile(path) as file:
-        groups = group_keys(file.headers, where=f"'{file.path}'", tensors=tensors)
+        groups = group_keys(file.headers, where=f"'{file.path}'")
         for sample, keys in groups.items():
             yield sample, {tensor: file.read(key) for tensor, key in keys.items()}
 

@@ -35,9 +35,7 @@ _LUMA_THOUSANDTHS = (299, 587, 114)
 _DEEP_MODES = ("I", "F")
 
 
-def tiles(
-    size: tuple[int, int], crop: tuple[int, int], *, scale: int = 1
-) -> dict[str, tuple[slice, slice]]:
+def tiles(size: tuple[int, int], crop: tuple[int, int]) -> dict[str, tuple[slice, slice]]:
     """List the tiles into which a picture is cut, row by row.
 
     Parameters
@@ -46,30 +44,23 @@ def tiles(
         The size of the picture that is cut: the model's input.
     crop : (height, width)
         The size of a tile.
-    scale : int
-        Give the same tiles in a picture this many times as large: the ground truth of an
-        upsampling network.
 
     Returns
     -------
     dict of str to (slice, slice)
-        By position ``"ROW,COLUMN"``, the first pixel of the tile in the picture that is cut,
-        the rows and columns in the scaled picture. Samples are called ``FILE@ROW,COLUMN``.
-        Empty if the picture is smaller than a tile.
+        By position ``"ROW,COLUMN"``, the first pixel of the tile, its rows and columns. Samples
+        are called ``FILE@ROW,COLUMN``. Empty if the picture is smaller than a tile.
 
     Examples
     --------
     >>> list(tiles((128, 200), (64, 64)))
     ['0,0', '0,64', '0,128', '64,0', '64,64', '64,128']
-    >>> tiles((64, 128), (64, 64), scale=2)["0,64"]
-    (slice(0, 128, None), slice(128, 256, None))
+    >>> tiles((64, 128), (64, 64))["0,64"]
+    (slice(0, 64, None), slice(64, 128, None))
     """
     (height, width), (rows, columns) = size, crop
     return {
-        f"{top},{left}": (
-            slice(top * scale, (top + rows) * scale),
-            slice(left * scale, (left + columns) * scale),
-        )
+        f"{top},{left}": (slice(top, top + rows), slice(left, left + columns))
         for top in range(0, height - rows + 1, rows)
         for left in range(0, width - columns + 1, columns)
     }

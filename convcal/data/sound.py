@@ -26,7 +26,7 @@ __all__ = ["SOUND_SUFFIXES", "sound_windows", "window_names", "windows"]
 SOUND_SUFFIXES = (".aif", ".aiff", ".flac", ".mp3", ".oga", ".ogg", ".wav")
 
 
-def windows(length: int, window: int, *, scale: int = 1) -> dict[str, slice]:
+def windows(length: int, window: int) -> dict[str, slice]:
     """List the windows into which a sound is cut.
 
     Parameters
@@ -35,16 +35,12 @@ def windows(length: int, window: int, *, scale: int = 1) -> dict[str, slice]:
         Of the sound that is cut, in samples per channel.
     window : int
         The length of a window.
-    scale : int
-        Give the same windows at a rate this many times as high: the ground truth of an
-        upsampling network.
 
     Returns
     -------
     dict of str to slice
-        By position, the first sample of the window in the sound that is cut, the samples in
-        the scaled sound. Samples of the calibration set are called ``FILE@POSITION``. Empty if
-        the sound is shorter than a window.
+        By position, the first sample of the window, its samples. Samples of the calibration set
+        are called ``FILE@POSITION``. Empty if the sound is shorter than a window.
 
     Examples
     --------
@@ -52,8 +48,7 @@ def windows(length: int, window: int, *, scale: int = 1) -> dict[str, slice]:
     {'0': slice(0, 400, None), '400': slice(400, 800, None)}
     """
     return {
-        str(start): slice(start * scale, (start + window) * scale)
-        for start in range(0, length - window + 1, window)
+        str(start): slice(start, start + window) for start in range(0, length - window + 1, window)
     }
 
 

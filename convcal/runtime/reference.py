@@ -103,11 +103,6 @@ class ReferenceRunner:
         return self._description
 
     @property
-    def faulted_operations(self) -> tuple[str, ...]:
-        """Names of the operations inside the network that an emulated fault acts on."""
-        return self._translation.faulted
-
-    @property
     def provenance(self) -> Mapping[str, str]:
         """What runs the model, and which faults are emulated."""
         entries = {

@@ -167,7 +167,6 @@ def test_faults_act_in_their_order_and_are_in_the_provenance():
     texts.append("channel-affine:gain=2.0,bias=1.0")
     with ReferenceRunner(package, faults=[parse_fault(text) for text in texts]) as runner:
         assert runner.provenance["faults"] == "; ".join(texts)
-        assert runner.faulted_operations == ("upsample_cast_fp16",)
         result = only(runner.run({"x": RAMP}))
     np.testing.assert_array_equal(result, [[2 * np.minimum(FULL[:8], 100) + 1]])
 

@@ -37,10 +37,18 @@ def text(operation: Operation, name: str, *, default: str) -> str:
     return default if constant is None else str(constant.item())
 
 
-def number(operation: Operation, name: str, *, default: float = 0.0) -> float:
-    """Give a parameter that holds one number, fp16 or fp32."""
+def number(operation: Operation, name: str) -> float:
+    """Give a parameter that holds one number, fp16 or fp32.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If it is absent; coremltools fills in the defaults that there are.
+    """
     constant = operation.constant(name)
-    return default if constant is None else float(constant.item())
+    if constant is None:
+        raise UnsupportedModelError(f"the parameter '{name}' is missing")
+    return float(constant.item())
 
 
 def flags(operation: Operation, name: str, count: int) -> tuple[bool, ...]:
