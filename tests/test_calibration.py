@@ -1,15 +1,18 @@
 # SPDX-License-Identifier: BSD-3-Clause
+import dataclasses
 import importlib.resources
 import json
 import warnings
 
 import jsonschema
+import numpy as np
 import pytest
 from hypothesis import given, settings
 from strategies import calibrations
 
 from convcal import Calibration, ConvcalWarning, Correction, OutputCalibration
 from convcal.errors import InputError, OutputExistsError
+from convcal.estimation.metrics import measure
 
 SCHEMA = json.loads(
     importlib.resources.files("convcal").joinpath("calibration.schema.json").read_text("utf-8")
@@ -48,6 +51,14 @@ def test_a_file_reads_back_bit_for_bit(tmp_path_factory, calibration):
 def test_every_calibration_follows_the_published_schema(calibration):
     record = json.loads(json.dumps(calibration.to_dict(), allow_nan=False))
     jsonschema.validate(record, SCHEMA, cls=jsonschema.Draft202012Validator)
+
+
+def test_a_calibration_of_unknown_origin_follows_the_published_schema():
+    metrics = measure(np.ones(3), np.array([1.0, 2.0, np.nan])).to_dict()
+    output = dataclasses.replace(sample(), metrics={"before": metrics})
+    record = Calibration({"y": output}).to_dict()
+    jsonschema.validate(record, SCHEMA, cls=jsonschema.Draft202012Validator)
+    assert set(metrics) == set(SCHEMA["$defs"]["metrics"]["properties"])
 
 
 def test_the_schema_itself_is_valid():
