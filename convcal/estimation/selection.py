@@ -30,7 +30,7 @@ Mask = NDArray[np.bool_]
 
 # A correction has to take away a fifth of the squared error. Shift and gain fitted to what they
 # cannot describe take away less: a half-pixel shift of white noise 0 %, a scale of one pixel over
-# the field 5 %, a ramp of 0.43 pixels to both sides 10 % (faults.md, section 0, fact 6).
+# the field 5 %, a ramp of 0.43 pixels to both sides 10 %.
 _LEAST_SHARE = 0.2
 # Of one channel's squared error at a given shift; the rest may be what the taps leave.
 _LEAST_CHANNEL_SHARE = 0.02

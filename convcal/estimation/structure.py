@@ -49,7 +49,7 @@ def find_row_stride(reference: Array, observed: Array) -> int | None:
 
     Core ML pads rows to 64 bytes: ``stride = 64 * ceil(width * itemsize / 64)`` bytes. A reader
     who takes the padded buffer for a dense one gets row r sheared by r times the padding
-    (coremltools issue 1893 and others, faults.md D).
+    (apple/coremltools #1893).
 
     Parameters
     ----------

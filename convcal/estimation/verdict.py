@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -225,6 +226,10 @@ def _partly(facts: Facts) -> Judgement | None:
     family, more = _family(facts.candidate), ""
     if facts.share_clipped > _CLIPPED:
         family, more = "saturation", f"; {facts.share_clipped:.2%} of the values are clipped"
+    if _at_edge(facts):
+        more += (
+            "; the shift lies at the edge of the search: search further (max_shift, --max-shift)"
+        )
     dead = facts.findings["dead_channels"]
     if dead:
         more += f"; channels {dead} are constant in the observed output: their content is lost"
@@ -312,7 +317,7 @@ def _unrelated(facts: Facts) -> Judgement | None:
         facts,
         "not-correctable",
         "unstructured",
-        f"at no shift does the observed output share more than {facts.related:.0%} of the "
+        f"{_searched(facts)} does the observed output share more than {facts.related:.0%} of the "
         "reference's variance: its content is not there",
     )
 
@@ -373,11 +378,12 @@ def _helps(chosen: Trial, after: float) -> str:
     candidate = chosen.candidate
     parts = []
     if any(candidate.shift):
-        unit = "px" if len(candidate.shift) > 1 else "samples"
-        parts.append(f"a shift of ({', '.join(f'{s:+.4g}' for s in candidate.shift)}) {unit}")
+        values = ", ".join(f"{s:+.4g}" for s in candidate.shift)
+        parts.append(f"a shift of ({values}) {_unit(candidate.shift)}")
     n_channels = int(((candidate.gain != 1) | (candidate.bias != 0)).sum())
     if n_channels:
         parts.append(f"gain and bias in {n_channels} of {len(candidate.gain)} channels")
+    sigmas = f"{chosen.sigmas:.0f}" if chosen.sigmas < 1000 else "over 1000"
     left = (
         "leaves no more than fp16 rounding"
         if after <= 1
@@ -385,7 +391,34 @@ def _helps(chosen: Trial, after: float) -> str:
     )
     return (
         f"{' with '.join(parts)} takes away {chosen.share:.2%} of the squared error on held-out "
-        f"data ({min(chosen.sigmas, 9999):.0f} standard errors) and {left}"
+        f"data ({sigmas} standard errors), inside the margins, and {left}"
+    )
+
+
+def _unit(per_axis: Sequence[float]) -> str:
+    return "px" if len(per_axis) > 1 else "samples"
+
+
+def _at_edge(facts: Facts) -> bool:
+    """Tell whether the whole-pixel shift is the largest that was tried along some axis."""
+    found = facts.registration
+    return found is not None and any(
+        abs(s) == limit < size - 1
+        for s, limit, size in zip(
+            found.whole_shift, facts.limits, facts.reference.shape[2:], strict=True
+        )
+        if s
+    )
+
+
+def _searched(facts: Facts) -> str:
+    """Say which shifts were tried, and how to try more."""
+    if not facts.limits:
+        return "in no channel"
+    limits = " x ".join(str(limit) for limit in facts.limits)
+    return (
+        f"at no shift up to {limits} {_unit(facts.limits)} either way (search further with "
+        "max_shift, --max-shift)"
     )
 
 
@@ -397,7 +430,8 @@ def _scale(facts: Facts, growth: Growth) -> Judgement:
         facts,
         "not-correctable",
         "scale",
-        f"the shift grows by {growth.growth[axis]:+.3g} px along spatial axis {axis} "
+        f"the shift grows by {growth.growth[axis]:+.3g} {_unit(growth.growth)} along spatial axis "
+        f"{axis} "
         f"({growth.sigmas:.0f} standard errors over {growth.n_blocks} blocks), zero at "
         f"position {growth.fixed_point[axis]:.4g}: a change of scale, not a shift",
     )
@@ -409,9 +443,9 @@ def _periodic(facts: Facts, found: Registration) -> Judgement:
         facts,
         "not-identifiable",
         "periodic",
-        f"the content repeats: shifts {others} and {len(found.ambiguous)} in all fit as well as "
-        f"{found.whole_shift} (which takes away {facts.choice.chosen.share:.0%}); calibrate with "
-        "data that do not repeat",
+        f"the content repeats: {len(found.ambiguous)} other shifts, {others} among them, fit as "
+        f"well as {found.whole_shift} (which takes away {facts.choice.chosen.share:.0%}); "
+        "calibrate with data that do not repeat",
     )
 
 

@@ -290,6 +290,27 @@ def test_fractions_are_found_where_blocks_of_few_samples_are_held_out(
 
 
 SATURATE = saturate(0.06, "clamp")
+
+
+def test_a_shift_beyond_the_search_names_the_search_and_how_to_widen_it():
+    scene = np.random.default_rng(0).normal(size=(6, 1, 100, 130))
+    reference, observed = scene[..., :100], scene[..., 30:]
+    result = estimate(reference, observed)
+    assert result.verdict == "not-correctable"
+    assert "at no shift up to 25 x 25 px either way" in result.reason
+    assert "--max-shift" in result.reason
+    assert estimate(reference, observed, max_shift=32).shift == (0, 30)
+
+
+def test_a_shift_at_the_edge_of_the_search_is_said_to_be_there():
+    pair = make_pair((64, 64), shift=(6.4, 0), content="smooth", snr_db=30, seed=2)
+    result = estimate(pair.reference, pair.observed, max_shift=5)
+    assert abs(result.evidence["registration"]["whole_shift"][0]) == 5
+    assert result.verdict == "partly-correctable"
+    assert "edge of the search" in result.reason
+    assert "edge of the search" not in estimate(pair.reference, pair.observed).reason
+
+
 REFUSED = [
     (shipped("noise:relative=0.1"), "noise"),
     (fault_white_noise, "noise"),
