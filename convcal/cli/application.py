@@ -17,7 +17,7 @@ from convcal.cli import checking, correcting, demo, fitting, machine, recording
 from convcal.cli.contract import ENVELOPE, EXIT_CODES, ExitCode, Outcome, envelope
 from convcal.cli.parser import Parser, UsageError, plain_help
 from convcal.cli.terminal import prepare_streams, say, write_document, write_result
-from convcal.errors import ConvcalError, ConvcalWarning, InputError
+from convcal.errors import ConvcalError, ConvcalWarning, InputError, UnavailableError
 
 __all__ = ["VERBS", "build_parser", "run_command"]
 
@@ -112,7 +112,18 @@ def run_command(arguments: Sequence[str]) -> int:
                 # A path that the system refuses (too long, no permission) is no defect of ours.
                 refused = InputError(f"cannot use '{error.filename}': {error.strerror}")
                 return teller.tell_error(refused.code, str(refused), ExitCode.FAILED)
+            if isinstance(error, ModuleNotFoundError) and (package := _package(error)) != "convcal":
+                missing = UnavailableError(
+                    f"this needs the Python package {package}, which is not installed; "
+                    "pip install convcal"
+                )
+                return teller.tell_error(missing.code, str(missing), ExitCode.FAILED)
             return teller.tell_error("internal-error", _describe_defect(error), ExitCode.FAILED)
+
+
+def _package(error: ModuleNotFoundError) -> str:
+    """Name the package that the module is of; our own where the error names none."""
+    return (error.name or "convcal").partition(".")[0]
 
 
 def _run(parsed: argparse.Namespace) -> Outcome:

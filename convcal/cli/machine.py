@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING
 
 from convcal.cli.contract import ExitCode, Outcome
@@ -47,6 +48,17 @@ def _doctor(arguments: argparse.Namespace) -> Outcome:
 
 
 def _render_doctor(report: MachineReport) -> list[RenderableType]:
-    from convcal.report.tables import machine_tables
-
+    try:
+        from convcal.report.tables import machine_tables
+    except ModuleNotFoundError:  # what is missing is what the report says
+        return [*_lines(report)]
     return machine_tables(report)
+
+
+def _lines(report: MachineReport) -> Iterator[str]:
+    """Say without tables what works on this machine."""
+    yield ", ".join(f"{key} {value}" for key, value in report.system.items())
+    for part in report.parts:
+        yield f"{part.name}: {part.version or f'missing; {part.remedy}'}"
+    for ability in report.abilities:
+        yield f"{ability.name}: {'yes' if ability.is_available else f'no, {ability.reason}'}"

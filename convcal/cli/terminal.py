@@ -59,6 +59,11 @@ def write_result(parts: Sequence[RenderableType]) -> None:
     """Write texts and tables to standard output, plain where that is no terminal."""
 
     def render(stream: TextIO) -> None:
+        texts = [part for part in parts if isinstance(part, str)]
+        if len(texts) == len(parts):
+            # Without Rich: outputs are corrected where there is nothing but NumPy.
+            stream.writelines(f"{plain(text)}\n" for text in texts)
+            return
         from rich.console import Console
 
         is_shown = stream.isatty()
