@@ -6,7 +6,6 @@ from __future__ import annotations
 import importlib
 import importlib.metadata
 import os
-import platform
 import sys
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -113,15 +112,9 @@ def examine_machine() -> MachineReport:
 
 
 def _system() -> dict[str, str]:
-    from convcal.runtime.machine import chip, operating_system
+    from convcal.runtime.machine import machine_provenance
 
-    return {
-        "convcal": importlib.import_module("convcal").__version__,
-        "python": f"{platform.python_implementation()} {platform.python_version()}",
-        "os": operating_system(),
-        "chip": chip(),
-        "cores": str(os.cpu_count() or 1),
-    }
+    return {**machine_provenance(), "cores": str(os.cpu_count() or 1)}
 
 
 def _examine_part(name: str, module: str, purpose: str, extra: str) -> Part:
@@ -148,9 +141,12 @@ def _examine_part(name: str, module: str, purpose: str, extra: str) -> Part:
 
 
 def _framework_problem() -> str:
-    """Say why coremltools does not reach Core ML on this Mac; empty where it does."""
+    """Say why coremltools does not reach Core ML here; empty where it does."""
     from convcal.coreml.prediction import load_framework
+    from convcal.runtime.machine import without_core_ml
 
+    if sys.platform != "darwin":
+        return str(without_core_ml())
     try:
         load_framework()
     except ConvcalError as error:
@@ -162,17 +158,12 @@ def _abilities(parts: tuple[Part, ...]) -> tuple[Ability, ...]:
     known = {part.name: part for part in parts}
 
     def needs(name: str, verbs: str, *required: str, only_macos: bool = False) -> Ability:
-        if only_macos and sys.platform != "darwin":
-            return Ability(
-                name,
-                verbs,
-                is_available=False,
-                reason=f"Core ML runs on macOS only, and this is {platform.system()}",
-                remedy="use --runtime reference here, or record outputs on a Mac or in an app "
-                "(convcal capture)",
-            )
         missing = [known[part] for part in required if known[part].version is None]
-        if only_macos and not missing and (problem := _framework_problem()):
+        if (
+            only_macos
+            and (not missing or sys.platform != "darwin")
+            and (problem := _framework_problem())
+        ):
             reason, _, remedy = problem.partition("; ")
             return Ability(name, verbs, is_available=False, reason=reason, remedy=remedy)
         if missing:

@@ -13,12 +13,11 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-import convcal
 from convcal.coreml.describe import default_function, describe, function_description
 from convcal.coreml.package import read_package
 from convcal.coreml.provenance import package_provenance
 from convcal.errors import RunnerError, UnavailableError, UnsupportedModelError
-from convcal.runtime.machine import chip, operating_system
+from convcal.runtime.machine import machine_provenance, without_core_ml
 from convcal.runtime.samples import checked_sample
 from convcal.runtime.worker import WorkerProcess
 
@@ -71,12 +70,7 @@ class CoreMLRunner:
         timeout: float = 300.0,
     ) -> None:
         if platform.system() != "Darwin":
-            msg = (
-                f"Core ML runs on macOS only, and this is {platform.system()}; use the reference "
-                "runtime (--runtime reference), or record outputs on a Mac (convcal capture) and "
-                "fit from the capture (convcal fit --captures)"
-            )
-            raise UnavailableError(msg)
+            raise without_core_ml()
         self._path = os.path.abspath(path)  # noqa: PTH100  (links stay as they are)
         self._compute_units = compute_units
         package = read_package(path)
@@ -107,13 +101,9 @@ class CoreMLRunner:
             {
                 "runtime": "coreml",
                 "compute_units": self._compute_units,
-                "convcal": convcal.__version__,
                 "coremltools": importlib.metadata.version("coremltools"),
-                "os": operating_system(),
-                "chip": chip(),
-                "machine": platform.machine(),
+                **machine_provenance(),
                 **self._origin,
-                "python": platform.python_version(),
             }
         )
 

@@ -6,7 +6,31 @@ from __future__ import annotations
 import platform
 import subprocess
 
-__all__ = ["chip", "operating_system"]
+import convcal
+from convcal.errors import UnavailableError
+
+__all__ = ["chip", "machine_provenance", "operating_system", "without_core_ml"]
+
+
+def machine_provenance() -> dict[str, str]:
+    """Give what the provenance of every runtime says of this machine."""
+    return {
+        "convcal": convcal.__version__,
+        "python": platform.python_version(),
+        "os": operating_system(),
+        "chip": chip(),
+        "machine": platform.machine(),
+    }
+
+
+def without_core_ml() -> UnavailableError:
+    """Give the error that says that this is no Mac, and what can be done all the same."""
+    return UnavailableError(
+        f"Core ML runs on macOS only, and this is {platform.system()}; use the reference runtime "
+        "(runtime='reference', --runtime reference), with emulated faults if need be, or record "
+        "the outputs on a Mac or in an app and fit from these (convcal capture, convcal fit "
+        "--captures)"
+    )
 
 
 def operating_system() -> str:

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-import platform
+import importlib.metadata
 import warnings
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-import convcal
 from convcal.coreml.describe import describe
 from convcal.coreml.program import list_operations, load_program
 from convcal.coreml.provenance import package_provenance
@@ -23,6 +22,7 @@ from convcal.errors import (
     UnsupportedModelError,
 )
 from convcal.runtime.faults import Distortion, operation_faults
+from convcal.runtime.machine import machine_provenance
 from convcal.runtime.samples import checked_sample, from_tensor, tensor_shape, to_tensor
 from convcal.runtime.translation import OPERATIONS, translate, unsupported
 
@@ -108,12 +108,11 @@ class ReferenceRunner:
         entries = {
             "runtime": "reference",
             "compute_units": "cpu-only",
-            "convcal": convcal.__version__,
+            "coremltools": importlib.metadata.version("coremltools"),
+            "onnx": importlib.metadata.version("onnx"),
             "onnxruntime": str(self._onnxruntime.__version__),
-            "os": f"{platform.system()} {platform.release()}",
-            "machine": platform.machine(),
+            **machine_provenance(),
             **package_provenance(self._package),
-            "python": platform.python_version(),
         }
         if self._faults:
             entries["faults"] = "; ".join(str(fault) for fault in self._faults)

@@ -7,8 +7,9 @@ import sys
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
-from convcal.errors import InputError, UnavailableError
+from convcal.errors import InputError
 from convcal.faults import ArrayFault, Fault, parse_fault
+from convcal.runtime.machine import without_core_ml
 from convcal.words import COMPUTE_UNITS, RUNTIMES, TIMEOUT, TIMEOUT_MAX
 
 if TYPE_CHECKING:
@@ -121,12 +122,7 @@ def open_runner(
     emulated = tuple(parse_fault(each) if isinstance(each, str) else each for each in faults)
     is_macos = sys.platform == "darwin"
     if runtime == "coreml" and not is_macos:
-        raise UnavailableError(
-            f"Core ML runs on macOS only, and this is {sys.platform}; use the reference runtime "
-            "(runtime='reference', --runtime reference), with emulated faults if need be, or "
-            "record the outputs on a Mac or in an app and fit from these (convcal capture, "
-            "convcal fit --captures)"
-        )
+        raise without_core_ml()
     if runtime == "reference" or not is_macos:
         from convcal.coreml.package import read_package
         from convcal.runtime.reference import ReferenceRunner

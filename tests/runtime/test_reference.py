@@ -429,7 +429,9 @@ def test_provenance_says_what_ran_and_that_it_was_emulated():
     with ReferenceRunner(package) as runner:
         assert runner.provenance["runtime"] == "reference"
         assert runner.provenance["sha256"] == package.sha256
-        assert {"onnxruntime", "convcal", "os", "machine"} <= set(runner.provenance)
+        assert {"coremltools", "onnx", "onnxruntime", "convcal", "os", "chip", "machine"} <= set(
+            runner.provenance
+        )
         assert "faults" not in runner.provenance
 
 
