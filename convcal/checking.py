@@ -78,7 +78,7 @@ class Thresholds:
 
 
 DEFAULT_THRESHOLDS = Thresholds(min_snr_db=50.0)
-"""Faithful fp16 conversions were measured at 57 dB and above, lowering bugs below about 40 dB."""
+"""coreai-onnx measured faithful conversions at 57 dB and above, lowering bugs below about 40 dB."""
 
 
 @dataclass(frozen=True)

@@ -47,11 +47,11 @@ def axis_filter(shift: float, *, n_taps: int = _N_TAPS) -> Filter:
 
     Notes
     -----
-    Measured for 12 taps at the worst fraction, half a pixel: the transfer function is within
-    1e-3 of the ideal one up to 0.60 of the Nyquist frequency, within 0.01 up to 0.71 and within
-    0.1 up to 0.80. At Nyquist itself no real filter can do it. What it leaves of the contents of
-    `convcal.datasets` moved by (0.37, -2.5) px: smooth 65 dB, blobs 63, edges 43, pink 18, white
-    10 dB. Beta 5 gives 54, 52, 43, 19 and 10 dB, beta 7 gives 74, 73, 42, 18 and 9 dB.
+    Measured by ``benchmarks/estimation.py`` for 12 taps at the worst fraction, half a pixel: the
+    transfer function is within 1e-3 of the ideal one up to 0.61 of the Nyquist frequency, within
+    0.01 up to 0.71 and within 0.1 up to 0.79. At Nyquist itself no real filter can do it. What it
+    leaves of the contents of `convcal.datasets` moved by (0.37, -2.5) px: smooth 66 dB, blobs 64,
+    edges 43, pink 18, white 10 dB.
     """
     nearest = round(shift)
     if shift == nearest:

@@ -13,10 +13,10 @@ __all__ = ["RoundingLevel", "rounding_level"]
 Array = NDArray[np.float64]
 
 # A faithful fp16 network rounds at every layer, its weights too, not only at the output: one
-# rounding leaves 73 dB, 3, 8 and 15 layers of 3x3 convolutions with ReLU and rounded weights
-# (random ones of 8 and 16 channels, 10 seeds) leave 61 to 66, 53 to 61 and 47 to 60 dB.
-# coreai-onnx measured faithful conversions at 57 dB and above and puts its floor at 50 dB. 20
-# roundings' worth is 73 - 26 = 47 dB.
+# rounding leaves 73 dB, 3, 8 and 15 layers of 3x3 convolutions with ReLU and rounded weights leave
+# 62 to 67, 56 to 62 and 50 to 63 dB (benchmarks/estimation.py). coreai-onnx measured faithful
+# conversions at 57 dB and above and puts its floor at 50 dB. 20 roundings' worth is 73 - 26 =
+# 47 dB.
 _ROUNDINGS = 20.0
 # Weights rounded to fp16 change the gain of a channel systematically: in those networks by up to
 # 6e-4, in one channel of 180 by 1.2e-3. One rounding is 1.4e-4 to 2.8e-4 of the rms, by where the
