@@ -29,8 +29,8 @@ _TOO_FAR = {
 }
 """By how many spatial axes: what content is too much of when it is displaced by + and by -."""
 _MARGINS = {
-    1: (("samples", "start", "end"),),
-    2: (("rows", "top", "bottom"), ("columns", "left", "right")),
+    1: (("sample", "start", "end"),),
+    2: (("row", "top", "bottom"), ("column", "left", "right")),
 }
 """By how many spatial axes: what is lost, and where."""
 
@@ -124,9 +124,10 @@ def describe_margins(correction: Correction) -> str:
     for axis, (start, end) in enumerate(correction.margins):
         if start or end:
             unit, first, last = (
-                names[axis] if names else (f"positions along spatial axis {axis}", "start", "end")
+                names[axis] if names else ("position", f"start of spatial axis {axis}", "end")
             )
-            parts.append(f"{start} {unit} at the {first} and {end} at the {last}")
+            plural = "s" if start != 1 else ""
+            parts.append(f"{start} {unit}{plural} at the {first} and {end} at the {last}")
     return ", ".join(parts)
 
 

@@ -50,12 +50,13 @@ def test_a_displacement_is_the_opposite_of_its_shift(shift, words):
     ("shift", "words"),
     [
         ((-1.0,), "0 samples at the start and 1 at the end"),
+        ((0.0, 1.0), "1 column at the left and 0 at the right"),
         ((3.0, 0.0), "3 rows at the top and 0 at the bottom"),
         (
             (-4.0, 2.0),
             "0 rows at the top and 4 at the bottom, 2 columns at the left and 0 at the right",
         ),
-        ((0.0, 0.0, -1.0), "0 positions along spatial axis 2 at the start and 1 at the end"),
+        ((0.0, 0.0, -1.0), "0 positions at the start of spatial axis 2 and 1 at the end"),
         ((0.0, 0.0), ""),
     ],
 )
