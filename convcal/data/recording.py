@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -124,6 +124,15 @@ class RoleWriter:
             raise InputError(msg)
         shapes = {name: values.shape for name, values in arrays.items()}
         others = {name: array.shape[1:] for name, array in self._other.arrays.items()}
+        if shapes.keys() < others.keys():
+            missing = [name for name in others if name not in shapes]
+            msg = (
+                f"{self._where} cannot take sample '{sample}': it lacks output {listing(missing)}, "
+                "which the other role there has; record all outputs, or leave it out of the other "
+                "role too: 'convcal run --outputs' and 'convcal capture --import' record some "
+                "outputs of a model, at another path"
+            )
+            raise InputError(msg)
         if shapes != others:
             msg = (
                 f"{self._where} cannot take sample '{sample}' with outputs {shapes}: the other "
@@ -329,14 +338,20 @@ def _append_stacked(
         held = ", ".join(f"'{name}' {count}" for name, count in counts.items())
         raise InputError(f"'{file.path}' holds unequal numbers of samples: {held}{wanted}")
     names = [f"sample-{index}" for index in range(n_samples)] if other is None else other.samples
-    rows = {name: _stacked_rows(file, name, key, other=other) for name, key in keys.items()}
-    for sample in names:
-        writer.append(sample, {name: next(values) for name, values in rows.items()})
+    with contextlib.ExitStack() as stack:  # closes the files of arrays that are not used up
+        rows = {
+            name: stack.enter_context(
+                contextlib.closing(_stacked_rows(file, name, key, other=other))
+            )
+            for name, key in keys.items()
+        }
+        for sample in names:
+            writer.append(sample, {name: next(values) for name, values in rows.items()})
 
 
 def _stacked_rows(
     file: ArrayFile, name: str, key: str, *, other: Role | None
-) -> Iterator[NDArray[np.generic]]:
+) -> Generator[NDArray[np.generic], None, None]:
     if other is None:
         yield from file.rows(key)
         return

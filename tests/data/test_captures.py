@@ -495,6 +495,14 @@ def test_one_stacked_sample_may_lack_the_sample_axis(tmp_path):
     np.testing.assert_array_equal(capture.read("observed", "y"), Y[:1])
 
 
+def test_an_output_that_the_import_lacks_is_named_with_a_way_out(tmp_path):
+    np.savez(tmp_path / "both.npz", y=Y, mask=Y)
+    np.savez(tmp_path / "one.npz", y=Y)
+    import_outputs(tmp_path / "both.npz", tmp_path / "c", role="reference", provenance={})
+    with refused(tmp_path, "lacks output 'mask'", "convcal run --outputs", error=InputError):
+        import_outputs(tmp_path / "one.npz", tmp_path / "c", role="observed", provenance={})
+
+
 def test_an_output_name_with_a_slash_is_known_from_the_other_role(tmp_path):
     record(tmp_path / "c", "reference", output="decoder/y")
     np.savez(tmp_path / "o.npz", **{f"{n}/decoder/y": y for n, y in zip(NAMED, Y, strict=True)})
