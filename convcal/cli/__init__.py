@@ -1,9 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The command line: parse, call one service, render, exit code; it computes nothing.
 
-It is built on argparse, measured against Typer 0.29: ``convcal fit --help`` takes 0.05 s, a smaller
-verb in Typer 0.13 s, because that imports pydantic (10 MB) to build a verb. A rejected choice is
-named in the user's words, and ``--json`` can tell usage errors, whose classes Typer keeps private.
+It is built on argparse: ``convcal fit --help`` takes 0.05 s, a smaller verb in Typer 0.14 s
+(``benchmarks/startup.py``). A rejected choice is named in the user's words, and ``--json`` can tell
+usage errors, whose classes Typer keeps private.
 """
 
 from __future__ import annotations
