@@ -146,7 +146,6 @@ def _correction_lines(output: OutputCalibration) -> Iterator[str]:
     yield from describe_channels(correction)
     if any(any(pair) for pair in correction.margins):
         yield f"margins {describe_margins(correction)}: lost content, the edge is repeated there"
-        yield "the verdict is about what lies inside the margins"
 
 
 def _holdout_line(output: OutputCalibration) -> Iterator[str]:

@@ -35,12 +35,6 @@ def test_how_many_samples_decided_is_said(kind, n_fitted, n_held_out, line):
     assert f"  {line}" in read(shifted(holdout=holdout))
 
 
-def test_a_calibration_with_margins_says_what_the_verdict_is_about():
-    assert "  the verdict is about what lies inside the margins" in read(shifted())
-    inside = OutputCalibration("correctable", "a", "affine", Correction((4,), gain=(2.0,)))
-    assert not any("margins" in line for line in read(Calibration({"y": inside})))
-
-
 def test_wrapped_lines_keep_their_indent_and_unwrapped_ones_stay_whole():
     wrapped = read(shifted(), width=40)
     start = next(n for n, line in enumerate(wrapped) if line.startswith("  margins "))
