@@ -111,11 +111,12 @@ def read_npy_header(stream: IO[bytes], *, n_bytes: int, where: str) -> NpyHeader
     if not is_plain(dtype):
         msg = f"{where} has dtype {dtype}; accepted are booleans, integers and floats"
         raise InputError(msg)
+    shape = tuple(int(length) for length in shape)  # True passes for a length
     try:
         np.broadcast_to(np.zeros((), dtype), shape)  # takes no memory
     except (ValueError, OverflowError):  # negative, longer than an address, more axes than 64
         raise InputError(f"{where} announces the impossible shape {shape}") from None
-    header = NpyHeader(tuple(int(length) for length in shape), dtype, bool(is_fortran_order))
+    header = NpyHeader(shape, dtype, bool(is_fortran_order))
     if counted.n_read + header.n_bytes != n_bytes:
         msg = (
             f"{where} is damaged: its header announces {header.n_bytes} bytes of values "

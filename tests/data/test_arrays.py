@@ -190,6 +190,7 @@ DAMAGED = {
         header(FLOATS % "(0, 1000000000000000000000000000000)"),
         ["impossible shape (0, 1000"],
     ),
+    "a length of True": (header(FLOATS % "(True, 7)"), ["damaged", "(shape (1, 7)"]),
     "seventy axes": (header(FLOATS % f"({'1, ' * 70})"), ["impossible shape (1, 1, "]),
     "a header without end": (header("(" * 100), ["no readable .npy array"]),
     "too few values": (npy(np.zeros(4))[:-1], ["damaged", "32 bytes", "31 are there"]),
