@@ -14,6 +14,7 @@ from cli.scenes import FAULT, displaced
 
 from convcal import Calibration, Correction, OutputCalibration
 from convcal.errors import UnavailableError
+from convcal.faults import parse_fault
 
 
 def test_fit_writes_the_calibration_and_says_what_to_do_next(convcal, folder, pair, data):
@@ -122,16 +123,33 @@ def test_the_exported_python_file_corrects_and_passes_its_test(convcal, folder, 
     np.testing.assert_array_equal(corrected[..., :-3, 2:], reference[0][..., :-3, 2:])
 
 
+@pytest.mark.parametrize(
+    ("fault", "reason"),
+    [
+        ("noise:relative=0.3", "the residual is noise"),
+        ("scale-corner:d=0.03", "a change of scale, not a shift"),
+        ("row-stride", "rows of 50 values were read from a buffer whose rows are 64"),
+        ("saturate:limit=0.7", "stand at a limit (-0.7, 0.7)"),
+        ("garbage", "its content is not there"),
+    ],
+)
 def test_fit_exits_with_1_where_nothing_can_be_corrected_and_writes_the_file(
-    convcal, folder, captured
+    convcal, folder, captured, fault, reason
 ):
-    generator = np.random.default_rng(0)
-    noise = generator.standard_normal((2, 8, 1, 1, 32, 32)).astype(np.float32)
-    path = captured(*noise)
+    # Rows of 50 values do not fill the 64 bytes that a device aligns them to.
+    reference, garbage = (
+        np.random.default_rng(seed).standard_normal((8, 1, 2, 48, 50)).astype(np.float32)
+        for seed in range(2)
+    )
+    observed = garbage
+    if fault != "garbage":
+        observed = np.stack([parse_fault(fault).apply(sample) for sample in reference])
+    path = captured(reference, observed)
     result = convcal("fit", "--captures", path, "-o", "net.json", "--json")
-    assert result.code == 1
-    assert result.document["status"] in ("not-correctable", "not-identifiable")
-    assert json.loads((folder / "net.json").read_text())["verdict"] == result.document["status"]
+    assert (result.code, result.document["status"]) == (1, "not-correctable")
+    calibration = Calibration.load(folder / "net.json")
+    assert calibration.is_identity
+    assert reason in calibration.outputs["y"].reason
     export = convcal("export", "net.json", "--to", "python", "-o", "new.py")
     assert export.code == 1
     assert "no correction" in export.out
