@@ -105,24 +105,6 @@ class Capture:
             values[index] = row
         return values
 
-    def pairs(self, output: str) -> Iterator[tuple[str, NDArray[np.generic], NDArray[np.generic]]]:
-        """Go through one output sample by sample, one pair in memory.
-
-        Yields
-        ------
-        sample : str
-            The name.
-        reference, observed : numpy.ndarray
-            Of the output's shape.
-
-        Raises
-        ------
-        InputError
-            If a role is missing, there is no such output, or what is on disk is damaged.
-        """
-        rows = [self._rows(role, output) for role in ROLES]
-        yield from zip(self.samples, *rows, strict=True)
-
     def _rows(self, role: str, output: str) -> Iterator[NDArray[np.generic]]:
         array = self._array(role, output)
         position = {name: index for index, name in enumerate(self._roles[role].samples)}

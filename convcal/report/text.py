@@ -46,12 +46,12 @@ def plain(text: str) -> str:
     )
 
 
-def printable(name: str, *, longest: int = LONGEST_NAME) -> str:
+def printable(name: str) -> str:
     """Give a name from a model on one line, escaped, its middle cut out where it is very long."""
     text = "".join(_escape(character) if _acts(character) else character for character in name)
-    if len(text) <= longest:
+    if len(text) <= LONGEST_NAME:
         return text
-    half = (longest - 1) // 2
+    half = (LONGEST_NAME - 1) // 2
     return f"{text[:half]}…{text[-half:]}"
 
 

@@ -94,10 +94,7 @@ def test_roles_are_paired_by_name_whatever_their_order(tmp_path_factory, order):
     capture = open_capture(path)
     assert capture.samples == NAMED
     np.testing.assert_array_equal(capture.read("observed", "y"), 2 * Y)
-    for index, (name, reference, observed) in enumerate(capture.pairs("y")):
-        assert name == NAMED[index]
-        np.testing.assert_array_equal(reference, Y[index])
-        np.testing.assert_array_equal(observed, 2 * Y[index])
+    np.testing.assert_array_equal(capture.read("reference", "y"), Y)
 
 
 def test_either_role_may_come_first_and_dtypes_may_differ(tmp_path):
@@ -416,8 +413,6 @@ def test_a_damaged_chunk_is_named_when_it_is_read(capture, damage):
     parts = ["sample 's2' of output 'y' (observed)", str(capture), "record it again"]
     with refused(capture, *parts, error=InputError):
         opened.read("observed", "y")
-    with refused(capture, *parts, error=InputError):
-        list(opened.pairs("y"))
 
 
 @pytest.mark.parametrize("is_zarr_2", [True, False])
@@ -446,8 +441,6 @@ def test_missing_roles_and_outputs_are_named(tmp_path):
     opened = open_capture(record(tmp_path / "c", "reference"))
     with refused(tmp_path, "holds no observed outputs", "convcal capture", error=InputError):
         opened.read("observed", "y")
-    with refused(tmp_path, "holds no observed outputs", error=InputError):
-        list(opened.pairs("y"))
     with refused(tmp_path, "no output 'z'; it has 'y'", error=InputError):
         opened.read("reference", "z")
 
