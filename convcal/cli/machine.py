@@ -19,7 +19,7 @@ __all__ = ["add_doctor"]
 
 _DOCTOR_DESCRIPTION = """\
 Say what works on this machine and what would make the rest work. Nothing is
-written or sent. Exit code 0 unless what everything needs is missing."""
+written or sent. Exit code 1 if what everything needs is missing."""
 
 
 def add_doctor(verbs: Verbs) -> None:
@@ -43,7 +43,7 @@ def _doctor(arguments: argparse.Namespace) -> Outcome:
         status="done" if report.is_sound else "failed",
         result=report.to_dict(),
         render=lambda: _render_doctor(report),
-        exit_code=ExitCode.DONE if report.is_sound else ExitCode.FAILED,
+        exit_code=ExitCode.DONE if report.is_sound else ExitCode.NO,
     )
 
 

@@ -288,7 +288,7 @@ def test_doctor_on_a_mac_says_when_coremltools_came_without_its_library(convcal,
 def test_doctor_fails_where_the_core_is_broken(convcal, monkeypatch):
     monkeypatch.setitem(__import__("sys").modules, "scipy.fft", None)
     result = convcal("doctor", "--json")
-    assert result.code == 2
+    assert result.code == 1
     assert result.document["status"] == "failed"
 
 
