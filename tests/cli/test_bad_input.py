@@ -42,6 +42,15 @@ def test_a_file_that_is_no_package(refused, folder, pair, data):
     refused("fit", pair[0], "text.mlpackage", "--data", data, *OUT, names=["text.mlpackage"])
 
 
+def test_a_package_that_may_not_be_read(refused, monkeypatch, pair, data):
+    def refuse(path, *_, **__):
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr("convcal.coreml.package._read_bytes", refuse)  # root may read anything
+    names = [str(pair[0]), "Permission denied", "check the path and its permissions"]
+    refused("fit", *pair, "--data", data, *OUT, names=names, error="bad-input")
+
+
 def test_a_package_without_a_manifest(refused, damaged, pair, data):
     (damaged / "Manifest.json").unlink()
     refused("fit", pair[0], damaged, "--data", data, *OUT, names=["damaged", "Manifest.json"])

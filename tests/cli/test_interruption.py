@@ -5,6 +5,7 @@ import json
 import os
 import pty
 import shlex
+import shutil
 import signal
 import subprocess
 import sys
@@ -13,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from cli.scenes import content, displaced
+from cli.scenes import FAULT, content, displaced
 
 COMMAND = (sys.executable, "-m", "convcal")
 FULL = Path("/dev/full")
@@ -76,6 +77,45 @@ def test_ctrl_c_in_the_middle_leaves_nothing_behind(folder, pair, verb, sent):
     else:
         assert out == ""
     assert content(folder) == before
+
+
+MOMENTS = {
+    ("apply", "net.json", "o.npz", "-o", "n.npz"): "convcal.applying.PostProcessor.__call__",
+    ("export", "net.json", "--to", "python", "-o", "n.py"): "runpy.run_path",
+    (
+        *("export", "net.json", "--to", "coreml", "--model", "fp16.mlpackage"),
+        *("-o", "n.mlpackage"),
+    ): "convcal.export.coreml._check",
+}
+"""Commands, and what each calls when its product is written and not yet in its place."""
+
+
+@pytest.fixture
+def fitted(convcal, folder, pair, data):
+    """A folder with a calibration, outputs and the package that they are of."""
+    fit = ("fit", *pair, "--data", data, "--emulate", FAULT, "-o", "net.json")
+    assert convcal(*fit).code == 0
+    assert convcal("run", pair[1], "--data", data, "-o", "o.npz").code == 0
+    shutil.copytree(pair[1], folder / "fp16.mlpackage")
+    return folder
+
+
+@pytest.mark.parametrize("words", MOMENTS, ids=lambda words: words[-1])
+def test_ctrl_c_before_a_product_takes_its_place_leaves_all_as_it_was(
+    fitted, convcal, monkeypatch, words
+):
+    def interrupted(*_, **__):
+        raise KeyboardInterrupt
+
+    for force in ((), ("--force",)):
+        before = content(fitted)
+        with monkeypatch.context() as patch:
+            patch.setattr(MOMENTS[words], interrupted)
+            result = convcal(*words, *force)
+        assert result.code == 130
+        assert result.err.endswith("error: interrupted; nothing was written\n")
+        assert content(fitted) == before
+        assert convcal(*words, *force).code == 0
 
 
 def test_a_reader_that_leaves_early_is_no_error(folder, captured):
