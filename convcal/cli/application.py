@@ -101,7 +101,7 @@ def run_command(arguments: Sequence[str]) -> int:
             outcome = _run(parsed)
             return teller.tell_outcome(outcome)
         except KeyboardInterrupt:
-            message = "interrupted" if outcome else "interrupted; nothing was written"
+            message = "interrupted" if outcome else "interrupted; nothing half-written is left"
             return teller.tell_error("interrupted", message, ExitCode.INTERRUPTED)
         except ConvcalError as error:
             _show_traceback_if_asked()

@@ -34,7 +34,7 @@ EXIT_CODES = {
     "what everything needs is missing)",
     ExitCode.FAILED: "not done: usage, bad input, or not possible on this machine",
     ExitCode.SELF_CHECK: "a product did not pass its own check",
-    ExitCode.INTERRUPTED: "interrupted (Ctrl-C, SIGTERM); nothing was written",
+    ExitCode.INTERRUPTED: "interrupted (Ctrl-C, SIGTERM, SIGHUP); nothing half-written is left",
 }
 
 ENVELOPE = {

@@ -70,7 +70,7 @@ def test_ctrl_c_in_the_middle_leaves_nothing_behind(folder, pair, verb, sent):
     process.send_signal(sent)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err == "error: interrupted; nothing was written\n"
+    assert err == "error: interrupted; nothing half-written is left\n"
     if verb == "capture":
         document = json.loads(out)
         assert document["status"] == "interrupted"
@@ -113,7 +113,7 @@ def test_ctrl_c_before_a_product_takes_its_place_leaves_all_as_it_was(
             patch.setattr(MOMENTS[words], interrupted)
             result = convcal(*words, *force)
         assert result.code == 130
-        assert result.err.endswith("error: interrupted; nothing was written\n")
+        assert result.err.endswith("error: interrupted; nothing half-written is left\n")
         assert content(fitted) == before
         assert convcal(*words, *force).code == 0
 
