@@ -65,7 +65,7 @@ class ShiftScores:
         for axis in frozen_axes:
             centre = np.arange(score.shape[axis]) == self.limits[axis]
             allowed &= centre.reshape([-1 if a == axis else 1 for a in range(score.ndim)])
-        least = score[allowed].min()
+        least = np.min(score[allowed])
         # Equal but for the round-off of the FFT.
         equals = np.argwhere(allowed & (score <= least + 1e-7)) - np.array(self.limits)
         order = np.lexsort((*equals.T[::-1], (equals**2).sum(axis=1)))

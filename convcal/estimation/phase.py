@@ -110,7 +110,7 @@ def correlate_phases(
         white = pooled / (size + 1e-6 * largest)
         surface = scipy.fft.irfftn(white, spatial)
         near = _near_zero(surface, limits)
-        sign = 1.0 if near.max() >= -near.min() else -1.0
+        sign = 1.0 if np.max(near) >= -np.min(near) else -1.0
         total = sign * white if total is None else total + sign * white
     if total is None:
         total = np.zeros((*spatial[:-1], spatial[-1] // 2 + 1), dtype=np.complex128)
@@ -136,5 +136,5 @@ def _peak_ratio(surface: Array, peak: tuple[int, ...]) -> float:
     elsewhere[np.ix_(*around)] = False
     if height <= 0:
         return 1.0
-    highest = float(surface[elsewhere].max()) if elsewhere.any() else 0.0
+    highest = float(np.max(surface[elsewhere])) if elsewhere.any() else 0.0
     return height / highest if highest > 0 else float("inf")

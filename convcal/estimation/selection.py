@@ -305,7 +305,7 @@ def choose(
         with np.errstate(invalid="ignore"):
             errors.append(np.where(counted, ref - corrected, 0.0))
     part = np.ascontiguousarray(np.broadcast_to(labels, spatial)[window[2:]]).ravel()
-    n_labels = int(labels.max()) + 1
+    n_labels = int(np.max(labels)) + 1
     unit = (np.arange(n_samples)[:, None] * n_labels + part).ravel()
     sums = np.zeros((len(candidates), n_channels, n_samples * n_labels))
     for k, error in enumerate(errors):

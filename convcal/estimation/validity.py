@@ -139,7 +139,7 @@ def _limits(ref: Array, obs: Array) -> list[tuple[float, float]]:
         return []
     ends = []
     for sign in (1.0, -1.0):
-        top_ref, top_obs = float((sign * ref).max()), float((sign * obs).max())
+        top_ref, top_obs = float(np.max(sign * ref)), float(np.max(sign * obs))
         near_ref, near_obs = _two_steps(top_ref), _two_steps(top_obs)
         n_ref = int((sign * ref >= top_ref - near_ref).sum())
         n_obs = int((sign * obs >= top_obs - near_obs).sum())

@@ -83,7 +83,7 @@ def draw_before_after(
 
 def _draw_pictures(figure: Figure, arrays: dict[str, NDArray[np.float64]]) -> None:
     above, below = figure.subplots(2, 3)
-    low, high = arrays["reference"].min(), arrays["reference"].max()
+    low, high = np.min(arrays["reference"]), np.max(arrays["reference"])
     for axes, (name, array) in zip(above, arrays.items(), strict=True):
         axes.imshow(array, cmap="gray", vmin=low, vmax=high)
         axes.set_title(name)
