@@ -89,6 +89,14 @@ class Facts:
         with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
             return self.in_tolerances(self.reference[window] - self.corrected[window])
 
+    @property
+    def is_sporadic(self) -> bool:
+        """Tell whether some of the data are wrong beyond rounding, and worse than those held out.
+
+        Of noise alone both levels are the same number but for chance.
+        """
+        return self.level_everywhere > max(1.0, 1.5 * self.level_after)
+
     @cached_property
     def n_lost(self) -> int:
         """Count values, over all samples, that are not finite where the reference is."""

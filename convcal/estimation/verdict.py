@@ -131,7 +131,7 @@ def _constant_held_out(facts: Facts) -> Judgement | None:
 
 
 def _identical(facts: Facts) -> Judgement | None:
-    if max(facts.level_before, facts.level_everywhere) > 1 or facts.n_lost or facts.is_corrected:
+    if facts.level_before > 1 or facts.is_sporadic or facts.n_lost or facts.is_corrected:
         return None
     if np.array_equal(facts.reference, facts.observed, equal_nan=True):
         reason = "the two outputs are equal, value by value"
@@ -161,8 +161,7 @@ def _constant_observed(facts: Facts) -> Judgement | None:
 
 def _solved(facts: Facts) -> Judgement | None:
     """Accept what leaves rounding only, unless it is one of many or the mean of a growth."""
-    left = max(facts.level_after, facts.level_everywhere)
-    if not facts.is_corrected or left > 1 or facts.n_lost:
+    if not facts.is_corrected or facts.level_after > 1 or facts.is_sporadic or facts.n_lost:
         return None
     shift = facts.candidate.shift
     if facts.registration is not None and facts.registration.ambiguous and any(shift):
@@ -233,7 +232,7 @@ def _partly(facts: Facts) -> Judgement | None:
     dead = facts.findings["dead_channels"]
     if dead:
         more += f"; channels {dead} are constant in the observed output: their content is lost"
-    if facts.level_after <= 1 < facts.level_everywhere:
+    if facts.level_after <= 1 and facts.is_sporadic:
         more += (
             f"; over all data, fitted ones too, it leaves {facts.level_everywhere:.3g} times that"
         )

@@ -9,6 +9,7 @@ from estimation.expectations import assert_identity
 
 from convcal.datasets import make_pair
 from convcal.estimation import estimate
+from convcal.estimation.rounding import rounding_level
 from convcal.faults import parse_fault
 
 
@@ -196,3 +197,16 @@ def test_a_correction_that_some_samples_contradict_is_partly_right():
         if "fitted ones too" in result.reason:
             assert result.gain == pytest.approx([1.25] * 2, rel=0.01)
     assert verdicts == {"partly-correctable"}
+
+
+@pytest.mark.parametrize("seed", range(20))
+def test_noise_as_large_as_the_tolerance_is_rounding_or_noise_and_nothing_else(seed):
+    rng = np.random.default_rng(seed)
+    reference = rng.normal(size=(8, 1, 32, 32))
+    tolerance = rounding_level(reference, dtypes=("float32", "float32")).tolerance[0]
+    observed = reference + tolerance * rng.normal(size=reference.shape)
+    result = estimate(reference, observed)
+    assert (result.verdict, result.family) in {
+        ("identical", "rounding"),
+        ("not-correctable", "noise"),
+    }
