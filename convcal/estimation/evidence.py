@@ -87,6 +87,7 @@ def gather_evidence(
             "is_whole": list(registration.is_whole),
             "is_identifiable": list(registration.is_identifiable),
             "standard_error": list(registration.standard_error),
+            "band": registration.band,
             "interval": [list(ends) for ends in registration.interval],
             "phase_peak": list(registration.phase_peak),
             "peak_ratio": registration.peak_ratio,

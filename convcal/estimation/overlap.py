@@ -71,6 +71,22 @@ class ShiftScores:
         order = np.lexsort((*equals.T[::-1], (equals**2).sum(axis=1)))
         return tuple(int(s) for s in equals[order[0]])
 
+    def vertex(self, shift: tuple[int, ...], free: tuple[int, ...]) -> tuple[float, ...]:
+        """Give the top of the parabola through a shift and its neighbours, axis by axis."""
+        index = self.index(shift)
+        fine = [float(s) for s in shift]
+        for axis in free:
+            if not 0 < index[axis] < self.score.shape[axis] - 1:
+                continue
+            before, at, after = (
+                float(self.score[(*index[:axis], index[axis] + k, *index[axis + 1 :])])
+                for k in (-1, 0, 1)
+            )
+            bend = before - 2 * at + after
+            if bend > 0:
+                fine[axis] += min(max((before - after) / (2 * bend), -0.5), 0.5)
+        return tuple(fine)
+
 
 def score_shifts(
     reference: Array,

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""The sub-pixel shift by least squares on the overlap, jointly with gain and bias."""
+"""The sub-pixel shift by maximum likelihood on the overlap, jointly with gain and bias."""
 
 from __future__ import annotations
 
@@ -8,40 +8,158 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.ndimage
-import scipy.special
 from numpy.typing import NDArray
+
+from convcal.estimation.band import BandFilter, filter_axis, filter_back
+from convcal.estimation.prediction import extend_axis
 
 __all__ = ["Refinement", "refine_shift"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_KAISER_BETA = 5.0
 _MAX_STEPS = 12
+_LARGEST_MOVE = 1.5
 
 
 @dataclass(frozen=True, eq=False)
 class Refinement:
-    """A shift at its least-squares optimum.
+    """A shift at its optimum.
 
     Attributes
     ----------
-    shift : tuple of float
-    standard_error : tuple of float
-        From the spread of the score over samples and blocks, so that residuals which are
-        correlated within a block count for what they are.
-    unit_deviations : ndarray of float64, shape (units, axes)
-        By how much each sample and block would rather shift, to first order.
-    has_converged : bool
-        False where the iteration left its 1.5 pixels or met no gradient; the shift is then the
-        one it started from.
+    shift : ndarray of float64, shape (n_axes,)
+    covariance : ndarray of float64, shape (n_axes, n_axes)
+        For white noise in the observed stack; infinite for axes that were not refined.
+    residual : ndarray of float64, shape (C,)
+        Variance that is left in the band, per channel, in units of the observed variance.
+    slope : ndarray of float64, shape (C,)
+        Observed over reference, in units of their spreads; 0 where they are unrelated.
+    grams : ndarray of float64, shape (units, C, k, k)
+        Weighted products of the fields one, moved reference, its slopes, observed: per sample and
+        block, what the score of every part is made of.
     """
 
-    shift: tuple[float, ...]
-    standard_error: tuple[float, ...]
-    unit_deviations: Array
-    has_converged: bool
+    shift: Array
+    covariance: Array
+    residual: Array
+    slope: Array
+    grams: Array
+
+
+class ShiftProblem:
+    """Two stacks and a band, ready to be compared at any shift.
+
+    Parameters
+    ----------
+    reference, observed : ndarray of float64, shape (N, C, *spatial)
+        Mean 0 and variance about 1 per channel, registered to within about a pixel.
+    free : sequence of int
+        The spatial axes to refine.
+    band : float
+        Highest frequency to use, as a share of the Nyquist frequency.
+    start : sequence of float, one per spatial axis
+        About where the optimum lies; whole numbers along the other axes.
+    valid : ndarray of bool, shape (N, C, *spatial), or None
+        Observed positions that count.
+
+    Notes
+    -----
+    The reference is moved, since it has the less noise, and compared with the observed stack on
+    all positions whose source lies inside. What the filters need from beyond the borders is
+    predicted; positions are weighted by how far the prediction may be wrong against the residual.
+    """
+
+    def __init__(
+        self,
+        reference: Array,
+        observed: Array,
+        *,
+        free: Sequence[int],
+        start: Sequence[float],
+        band: float = 1.0,
+        valid: Mask | None = None,
+    ) -> None:
+        spatial = reference.shape[2:]
+        self.free = tuple(free)
+        self.shape = reference.shape[:2]
+        self.window = tuple(
+            (max(0, math.ceil(-s)), min(n - 1, math.floor(n - 1 - s)) + 1)
+            for s, n in zip(start, spatial, strict=True)
+        )
+        self.filters = [BandFilter(_reach(n), band) for n in spatial]
+        self.extra = [f.reach + 2 for f in self.filters]
+        self.reference = np.ascontiguousarray(reference)
+        field = np.ascontiguousarray(observed)
+        self.border = [np.zeros(stop - begin) for begin, stop in self.window]
+        self.rest = {}
+        for axis in self.free:
+            width, (begin, stop) = self.extra[axis], self.window[axis]
+            self.reference, error = extend_axis(self.reference, axis=axis + 2, width=width)
+            extended, own_error = extend_axis(field, axis=axis + 2, width=width)
+            first, rest, _ = self.filters[axis].taps(0.0)
+            self.rest[axis] = rest
+            field = filter_axis(
+                extended, rest, axis=axis + 2, start=width + first + begin, length=stop - begin
+            )
+            moved, taps, _ = self.filters[axis].taps(start[axis])
+            for errors, weights, where in ((error, taps, moved), (own_error, rest, first)):
+                self.border[axis] = self.border[axis] + errors.variances(
+                    weights, first=where, size=spatial[axis], start=begin, length=stop - begin
+                )
+        for axis in range(len(spatial)):
+            if axis not in self.free:
+                begin, stop = self.window[axis]
+                field = field.take(np.arange(begin, stop), axis=axis + 2)
+                shifted = np.arange(begin, stop) + round(start[axis])
+                self.reference = np.ascontiguousarray(self.reference.take(shifted, axis=axis + 2))
+        self.observed = np.ascontiguousarray(field)
+        self.valid = None
+        if valid is not None:
+            cut = tuple(slice(begin, stop) for begin, stop in self.window)
+            self.valid = valid[(slice(None), slice(None), *cut)].reshape(*self.shape, -1)
+
+    @property
+    def size(self) -> tuple[int, ...]:
+        """Sizes of the window that is compared."""
+        return tuple(stop - begin for begin, stop in self.window)
+
+    def border_variance(self) -> Array:
+        """Give the variance that prediction adds at each position, shape (prod(size),)."""
+        total = np.zeros(self.size)
+        for axis, variance in enumerate(self.border):
+            total += variance.reshape([-1 if a == axis else 1 for a in range(total.ndim)])
+        return total.ravel()
+
+    def fields(self, shift: Array) -> Array:
+        """Give one, the moved reference, its slopes, and the observed stack.
+
+        Returns
+        -------
+        ndarray of float64, shape (N, C, 3 + len(free), prod(size))
+        """
+        values = self.reference
+        slopes: list[Array] = []
+        for axis in self.free:
+            begin, stop = self.window[axis]
+            first, taps, tap_slopes = self.filters[axis].taps(shift[axis])
+            place = {"axis": axis + 2, "start": self.extra[axis] + first + begin}
+            place["length"] = stop - begin
+            steep = filter_axis(values, tap_slopes, **place)
+            slopes = [filter_axis(s, taps, **place) for s in slopes]
+            values = filter_axis(values, taps, **place)
+            slopes.append(steep)
+        stack = np.empty((*self.shape, 3 + len(slopes), math.prod(self.size)))
+        stack[:, :, 0] = 1.0
+        for k, part in enumerate((values, *slopes, self.observed), start=1):
+            stack[:, :, k] = part.reshape(*self.shape, -1)
+        return stack
+
+    def back(self, field: Array) -> Array:
+        """Apply the adjoint of the low-pass filter of the observed stack."""
+        for axis, taps in self.rest.items():
+            field = filter_back(field, taps, axis=axis + field.ndim - len(self.window))
+        return field
 
 
 def refine_shift(
@@ -50,258 +168,186 @@ def refine_shift(
     *,
     start: Sequence[float],
     floor: Array,
-    frozen_axes: tuple[int, ...] = (),
-    valid_reference: Mask | None = None,
-    valid_observed: Mask | None = None,
-) -> Refinement:
+    free: Sequence[int] | None = None,
+    band: float = 1.0,
+    valid: Mask | None = None,
+) -> Refinement | None:
     """Refine a shift by Gauss-Newton steps.
 
     Parameters
     ----------
     reference, observed : ndarray of float64, shape (N, C, *spatial)
-        Finite, standardised per channel.
+        Finite, mean 0 and variance 1 per channel; values that do not count hold something
+        plausible, since filters reach across them.
     start : sequence of float
         Within about half a pixel of the optimum.
     floor : ndarray of float64, shape (C,)
         Variance that rounding alone leaves; keeps an exact channel from outweighing the rest.
-    frozen_axes : tuple of int
-        Axes that keep their start.
-    valid_reference, valid_observed : ndarray of bool or None
-        Positions that count, broadcastable to the arrays. Others should hold a plausible value,
-        since filters reach across them.
+    free : sequence of int or None
+        The axes to refine; None for all. The others keep their start, in whole pixels.
+    band : float
+        Highest frequency to use, as a share of the Nyquist frequency.
+    valid : ndarray of bool or None
+        Observed positions that count.
 
     Returns
     -------
-    Refinement
+    Refinement or None
+        None where the steps leave 1.5 pixels or meet no gradient.
 
     Notes
     -----
-    Both arrays pass through one low-pass kernel, a sinc under a Kaiser window with nothing left
-    at the Nyquist frequency, sampled at whole positions for the reference and at shifted ones for
-    the observed array. Such a kernel can be moved by any fraction without error, where an
-    interpolating one of the same length cannot, so that the estimate is not drawn to a whole or
-    a half pixel; and hardware that moved its output by bilinear or area sampling agrees with the
-    truth in that band. Only positions whose taps lie inside are used: neither window nor border
-    enters. Channels are weighted by the inverse of their residual variance; their gain and bias
-    are eliminated from the normal equations.
+    Least squares over the observed values, whose noise is taken for white, with gain and bias of
+    every channel eliminated and channels weighted by the inverse of their residual variance: the
+    maximum of the likelihood (Robinson and Milanfar 2004, "Fundamental performance limits in image
+    registration", IEEE TIP 13(9)).
     """
-    spatial = reference.shape[2:]
-    n_axes = len(spatial)
-    free = [a for a in range(n_axes) if a not in frozen_axes and spatial[a] >= 6]
-    start = tuple(float(s) for s in start)
-    nothing = Refinement(start, (math.inf,) * n_axes, np.zeros((0, n_axes)), has_converged=False)
-    if not free:
-        return nothing
-    reach = [min(8, max(2, size // 8)) if a in free else 0 for a, size in enumerate(spatial)]
-    interior = []
-    for axis, size in enumerate(spatial):
-        # One pixel of slack lets the shift move without changing the positions used.
-        lost = reach[axis] + (math.ceil(abs(start[axis])) + (1 if axis in free else 0))
-        interior.append(slice(lost, size - lost))
-        if size - 2 * lost < 1:
-            return nothing
-    window = (slice(None), slice(None), *interior)
-
-    smooth_reference = reference
-    for axis in free:
-        smooth_reference = _filter(smooth_reference, 0.0, reach[axis], axis + 2)
-    ref = smooth_reference[window]
-    shift = np.array(start)
-    blocks = _blocks(ref.shape)
-    mask_reference = (
-        None
-        if valid_reference is None
-        else np.broadcast_to(valid_reference, reference.shape)[window]
-    )
-    grams: Array | None = None
-    for _ in range(_MAX_STEPS):
-        fields = _moved(observed, shift, reach, free, window)
-        mask = mask_reference
-        if valid_observed is not None:
-            moved_mask = _moved_mask(valid_observed, reference.shape, shift, window)
-            mask = moved_mask if mask is None else mask & moved_mask
-        grams = _grams(ref, fields, mask, blocks)
-        step, error, deviations = _solve(grams, floor)
-        if step is None:
-            return nothing
-        shift[free] += np.clip(step, -0.5, 0.5)
-        if np.abs(shift - np.array(start)).max() > 1.5:
-            return nothing
-        # Half a hundredth of the error is as good as the optimum.
-        if (np.abs(step) <= np.maximum(1e-6, 0.005 * error)).all():
+    n_axes = reference.ndim - 2
+    axes = tuple(range(n_axes)) if free is None else tuple(free)
+    if not axes:
+        return None
+    problem = ShiftProblem(reference, observed, free=axes, start=start, band=band, valid=valid)
+    if min(problem.size) < 3:
+        return None
+    border = problem.border_variance()
+    shift = np.array(start, dtype=np.float64)
+    noise = 1e-3
+    solution: Solution | None = None
+    for step_number in range(_MAX_STEPS):
+        fields = problem.fields(shift)
+        weights = noise / (noise + border)
+        weighted = fields * weights
+        if problem.valid is not None:
+            weighted *= problem.valid[:, :, None]
+        solution = solve((weighted @ fields.swapaxes(-1, -2)).sum(axis=0), floor)
+        if solution is None:
+            return None
+        shift[list(axes)] += np.clip(solution.step, -0.5, 0.5)
+        if np.abs(shift - start).max() > _LARGEST_MOVE:
+            return None
+        noise = solution.noise
+        is_settled = (np.abs(solution.step) <= np.maximum(1e-6, 0.02 * solution.error)).all()
+        if step_number and is_settled:
             break
-    full_error = np.full(n_axes, np.inf)
-    full_error[free] = error
-    full_deviations = np.zeros((len(deviations), n_axes))
-    full_deviations[:, free] = deviations
+    if solution is None:  # pragma: no cover - the loop runs
+        return None
+    covariance = np.full((n_axes, n_axes), np.inf)
+    covariance[np.ix_(axes, axes)] = _covariance(problem, weighted, solution)
     return Refinement(
-        shift=tuple(float(s) for s in shift),
-        standard_error=tuple(float(e) for e in full_error),
-        unit_deviations=full_deviations,
-        has_converged=True,
+        shift=shift,
+        covariance=covariance,
+        residual=solution.residual,
+        slope=solution.slope,
+        grams=_grams(weighted, fields, problem.size),
     )
 
 
-def _kernel(position: Array, reach: int) -> Array:
-    """Evaluate the low-pass kernel at continuous positions; zero beyond `reach`.
+def _grams(weighted: Array, fields: Array, size: tuple[int, ...]) -> Array:
+    """Sum the products per sample and block, shape (units, C, k, k).
 
-    The cutoff lies half a transition band below Nyquist: a Kaiser window with beta 5 has its
-    first zero at sqrt(beta**2 + pi**2) / reach radians per pixel (54 dB of attenuation beyond).
-    Without the window's pedestal: a tap must not jump when it enters, or the residual does.
+    The axes are cut so that samples times blocks give at least 24 units where they can.
     """
-    half_transition = math.sqrt(_KAISER_BETA**2 + math.pi**2) / reach
-    cutoff = max(1 - half_transition / math.pi, 0.4)
-    inside = np.clip(1 - (position / reach) ** 2, 0, None)
-    value: Array = np.where(
-        np.abs(position) < reach,
-        cutoff
-        * np.sinc(cutoff * position)
-        * (scipy.special.i0(_KAISER_BETA * np.sqrt(inside)) - 1),
-        0.0,
-    )
-    return value
-
-
-def _taps(shift: float, reach: int, *, derivative: bool) -> tuple[int, Array]:
-    """Give offset and taps; the value at ``i`` is taken at ``i - shift``."""
-    first = math.ceil(-shift) - reach
-    position = np.arange(first, first + 2 * reach + 1, dtype=np.float64) + shift
-    if not derivative:
-        return first, _moving_taps(position, reach)
-    # The kernel is smooth: a central difference of 1e-4 pixels is exact to 1e-8.
-    delta = 1e-4
-    ahead, behind = (_moving_taps(position + d, reach) for d in (delta, -delta))
-    return first, (ahead - behind) / (2 * delta)
-
-
-def _moving_taps(position: Array, reach: int) -> Array:
-    taps = _kernel(position, reach)
-    scaled: Array = taps / taps.sum()
-    return scaled
-
-
-def _filter(
-    array: Array, shift: float, reach: int, axis: int, *, derivative: bool = False
-) -> Array:
-    first, taps = _taps(shift, reach, derivative=derivative)
-    # correlate1d centres its taps: index k stands at k - len // 2 - origin.
-    whole = first + reach  # = ceil(-shift)
-    moved = scipy.ndimage.correlate1d(array, taps, axis=axis, mode="nearest")
-    if whole == 0:
-        return np.asarray(moved)
-    source = np.clip(np.arange(array.shape[axis]) + whole, 0, array.shape[axis] - 1)
-    return np.asarray(np.take(moved, source, axis=axis))
-
-
-def _moved(
-    observed: Array, shift: Array, reach: list[int], free: list[int], window: tuple[slice, ...]
-) -> list[Array]:
-    """Give the shifted observed array and its derivative with respect to each free shift."""
-    n_axes = observed.ndim - 2
-    fields: list[Array] = []
-    for differentiated in [None, *free]:
-        field = observed
-        for axis in range(n_axes):
-            if axis in free:
-                field = _filter(
-                    field, shift[axis], reach[axis], axis + 2, derivative=axis == differentiated
-                )
-            elif shift[axis] != 0:
-                size = field.shape[axis + 2]
-                source = np.clip(np.arange(size) - round(shift[axis]), 0, size - 1)
-                field = np.take(field, source, axis=axis + 2)
-        fields.append(field[window])
-    return fields
-
-
-def _moved_mask(
-    valid: Mask, shape: tuple[int, ...], shift: Array, window: tuple[slice, ...]
-) -> Mask:
-    """Give the observed positions that count, at the nearest whole shift."""
-    mask = np.broadcast_to(valid, shape)
-    for axis, pixels in enumerate(shift, start=2):
-        source = np.clip(np.arange(shape[axis]) - round(pixels), 0, shape[axis] - 1)
-        mask = np.take(mask, source, axis=axis)
-    return np.asarray(mask[window])
-
-
-def _blocks(shape: tuple[int, ...]) -> list[tuple[slice, ...]]:
-    """Cut the spatial axes so that samples times blocks give at least 16 units where they can."""
-    n_samples, spatial = shape[0], shape[2:]
-    per_axis = max(1, math.ceil((16 / n_samples) ** (1 / len(spatial))))
-    cuts: list[tuple[slice, ...]] = [()]
-    for size in spatial:
-        count = max(1, min(per_axis, size // 4))
-        edges = [round(size * k / count) for k in range(count + 1)]
-        cuts = [(*cut, slice(edges[k], edges[k + 1])) for cut in cuts for k in range(count)]
-    return cuts
-
-
-def _grams(
-    ref: Array, fields: list[Array], mask: Mask | None, blocks: list[tuple[slice, ...]]
-) -> Array:
-    """Sum the products of all fields, shape (units, C, k, k): reference, one, observed, slopes."""
-    n_samples, n_channels = ref.shape[:2]
-    k = len(fields) + 2
-    grams = np.empty((len(blocks), n_samples, n_channels, k, k))
-    for b, cut in enumerate(blocks):
-        where = (slice(None), slice(None), *cut)
-        part = ref[where]
-        stack = np.empty((n_samples, n_channels, k, math.prod(part.shape[2:])))
-        flat = (n_samples, n_channels, -1)
-        for j, field in enumerate([part, np.ones_like(part), *(f[where] for f in fields)]):
-            stack[:, :, j] = field.reshape(flat)
-        if mask is not None:
-            stack *= mask[where].reshape(flat)[:, :, None]
-        grams[b] = stack @ stack.swapaxes(-1, -2)
+    n_samples, n_channels, k = fields.shape[:3]
+    per_axis = max(1, math.ceil((24 / n_samples) ** (1 / len(size))))
+    stacks = [part.reshape(n_samples, n_channels, k, *size) for part in (weighted, fields)]
+    cuts: list[tuple[slice, ...]] = [(slice(None),) * 3]
+    for length in size:
+        count = max(1, min(per_axis, length // 4))
+        edges = [round(length * i / count) for i in range(count + 1)]
+        cuts = [(*cut, slice(edges[i], edges[i + 1])) for cut in cuts for i in range(count)]
+    grams = np.empty((len(cuts), n_samples, n_channels, k, k))
+    for block, cut in enumerate(cuts):
+        left, right = (stack[cut].reshape(n_samples, n_channels, k, -1) for stack in stacks)
+        grams[block] = left @ right.swapaxes(-1, -2)
     return grams.reshape(-1, n_channels, k, k)
 
 
-def _solve(grams: Array, floor: Array) -> tuple[Array | None, Array, Array]:
-    """Give the Gauss-Newton step, its standard errors, and the deviation of each unit."""
-    pooled = grams.sum(axis=0)
-    n_axes = pooled.shape[-1] - 3
-    precision = np.zeros((n_axes, n_axes))
-    scores = np.zeros((len(grams), n_axes))
-    unit_precision = np.zeros((len(grams), n_axes, n_axes))
-    for channel, gram in enumerate(pooled):
-        count = gram[1, 1]
-        # Fields: 0 reference, 1 one, 2 observed, 3… slopes.
-        basis = gram[1:3, 1:3]
-        if count < 4 or np.linalg.det(basis) <= 1e-9 * count**2:
-            continue
-        bias, gain = np.linalg.solve(basis, gram[1:3, 0])
-        to_residual = np.zeros(len(gram))
-        to_residual[:3] = 1.0, -bias, -gain
-        projection = np.linalg.solve(basis, gram[1:3, 3:])
-        to_slopes = np.zeros((n_axes, len(gram)))
-        to_slopes[:, 1:3] = -projection.T
-        to_slopes[:, 3:] = np.eye(n_axes)
-        to_slopes *= gain
-        residual = float(to_residual @ gram @ to_residual) / count
-        weight = 1 / (max(residual, 0.0) + floor[channel])
-        precision += weight * to_slopes @ gram @ to_slopes.T
-        scores += weight * np.einsum("ai,uij,j->ua", to_slopes, grams[:, channel], to_residual)
-        unit_precision += weight * np.einsum(
-            "ai,uij,bj->uab", to_slopes, grams[:, channel], to_slopes
-        )
-    diagonal = np.diag(precision)  # negative by rounding where nothing varies
+@dataclass(frozen=True, eq=False)
+class Solution:
+    """One Gauss-Newton step.
+
+    Attributes
+    ----------
+    step, error : ndarray of float64, shape (n_free,)
+    inverse : ndarray of float64, shape (n_free, n_free)
+        Of the information.
+    to_score : ndarray of float64, shape (C, n_free, k)
+        Turns fields into the derivatives of the residual, weighted by channel.
+    residual, slope : ndarray of float64, shape (C,)
+    noise : float
+        Median residual over the channels that count.
+    """
+
+    step: Array
+    error: Array
+    inverse: Array
+    to_score: Array
+    residual: Array
+    slope: Array
+    noise: float
+
+
+def solve(gram: Array, floor: Array) -> Solution | None:
+    """Solve the normal equations of pooled products, shape (C, k, k)."""
+    n_channels, k = gram.shape[:2]
+    count = gram[:, :1, :1]
+    safe = np.where(count > 0, count, 1.0)
+    centred = gram - gram[:, :, :1] * gram[:, :1, :] / safe
+    power = centred[:, 1, 1]
+    enough = (count[:, 0, 0] > 4) & (power > 1e-9 * safe[:, 0, 0])
+    power = np.where(enough, power, 1.0)
+    # Without the moved reference: slopes and observed, what gain and bias leave of them.
+    across = centred[:, 1, 2:] / power[:, None]
+    rest = centred[:, 2:, 2:] - across[:, :, None] * centred[:, 1, None, 2:]
+    slope = np.where(enough, across[:, -1], 0.0)
+    residual = np.maximum(rest[:, -1, -1], 0.0) / safe[:, 0, 0]
+    residual = residual + floor
+    weight = np.where(enough, slope / residual, 0.0)
+    score = (weight[:, None] * rest[:, :-1, -1]).sum(axis=0)
+    information = ((weight * slope)[:, None, None] * rest[:, :-1, :-1]).sum(axis=0)
+    diagonal = np.diag(information)
     if not (diagonal > 0).all():
-        return None, np.zeros(n_axes), np.zeros((0, n_axes))
+        return None
     scale = np.sqrt(diagonal)
-    eigenvalues = np.linalg.eigvalsh(precision / np.outer(scale, scale))
-    if eigenvalues[0] < 1e-8 * eigenvalues[-1]:
-        return None, np.zeros(n_axes), np.zeros((0, n_axes))
-    covariance: Array = np.linalg.inv(precision)
-    step: Array = covariance @ scores.sum(axis=0)
-    ridge = 1e-9 * np.diag(np.diag(precision)) / len(grams)
-    solved = np.linalg.solve(unit_precision + ridge, scores[:, :, None])
-    deviations: Array = solved[:, :, 0].astype(np.float64)
-    centred: Array = scores - unit_precision @ step
-    # Sandwich over units; the model's own error where units are too few to tell.
-    naive: Array = np.sqrt(np.diag(covariance))
-    n_units = int((np.trace(unit_precision, axis1=1, axis2=2) > 0).sum())
-    if n_units < 4:
-        return step, 2 * naive, deviations
-    spread: Array = covariance @ (centred.T @ centred) @ covariance * n_units / (n_units - 1)
-    return step, np.maximum(np.sqrt(np.diag(spread)), naive), deviations
+    relative = information / np.outer(scale, scale)
+    if len(diagonal) > 1 and np.linalg.eigvalsh(relative)[0] < 1e-8:
+        return None
+    inverse = np.linalg.inv(relative) / np.outer(scale, scale)
+    to_score = np.zeros((n_channels, k - 3, k))
+    to_score[:, :, 2:-1] = np.eye(k - 3)
+    to_score[:, :, 1] = -across[:, :-1]
+    mean = gram[:, 0, :] / safe[:, 0]
+    to_score[:, :, 0] = -(to_score[:, :, 1:] @ mean[:, 1:, None])[:, :, 0]
+    to_score *= weight[:, None, None]
+    counted = residual[enough]
+    return Solution(
+        step=inverse @ score,
+        error=np.sqrt(np.diag(inverse)),
+        inverse=inverse,
+        to_score=to_score,
+        residual=residual,
+        slope=slope,
+        noise=float(np.median(counted)) if counted.size else 1.0,
+    )
+
+
+def _covariance(problem: ShiftProblem, weighted: Array, solution: Solution) -> Array:
+    """Give the covariance of the shift where the observed stack has white noise.
+
+    The low-pass filter correlates the noise of neighbours; the score is a sum over the noise
+    itself, with what the filter's adjoint makes of the slopes.
+    """
+    slopes = np.einsum("cak,ncki->anci", solution.to_score, weighted)
+    shape = (len(slopes), *problem.shape, *problem.size)
+    slopes = problem.back(np.ascontiguousarray(slopes.reshape(shape)))
+    gain = math.prod(float(np.square(taps).sum()) for taps in problem.rest.values())
+    white = np.sqrt(solution.residual / gain)
+    slopes = slopes * white.reshape(1, 1, -1, *(1,) * len(problem.size))
+    flat = slopes.reshape(len(slopes), -1)
+    spread = solution.inverse @ (flat @ flat.T) @ solution.inverse
+    return np.asarray(spread)
+
+
+def _reach(size: int) -> int:
+    """Choose how far a filter reaches: further is a wider band, and more to predict."""
+    return min(16, max(6, size // 2))

@@ -16,20 +16,30 @@ from convcal.estimation.overlap import (
     score_shifts,
 )
 from convcal.estimation.phase import correlate_phases
-from convcal.estimation.refinement import refine_shift
+from convcal.estimation.refinement import Refinement, refine_shift
+from convcal.estimation.units import unit_covariance, unit_deviations
 
 __all__ = ["Registration", "register"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# Shifts nearer to a whole pixel than this are whole: with exact fp16 pairs the estimate is within
-# 0.004 px of the truth (smooth content, 3-D, 24**3), so that less can be the estimator's own error.
-_WHOLE = 0.01
+# What the estimator itself may be off by, in pixels, and claims no less: with exact fp16 pairs
+# of 64 x 64 its errors are below 0.0001 px, of 24 x 24 below 0.001 (benchmarks/registration.py).
+_MODEL_ERROR = 0.0003
+# Shifts nearer to a whole pixel than this are whole, whatever the noise.
+_WHOLE = 0.002
 # 99.7 % of the time, where the error is all noise.
 _SIGMAS = 3.0
+# Share of the variance that rounding both outputs leaves, in units of rounding one.
+_ROUNDING = 4.0
 # A second shift is as good as the best if it leaves at most 5 % more of the residual.
 _AS_GOOD = 0.05
+# The bands that are tried, as shares of the Nyquist frequency: a shift that was made by averaging
+# or by straight lines between values agrees with the band-limited model in the low ones only.
+_BANDS = (1.0, 0.5, 0.3)
+# Fewer positions than this along an axis are moved by whole pixels.
+_LEAST_SIZE = 6
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,6 +59,9 @@ class Registration:
         Before rounding to whole pixels.
     standard_error : tuple of float
         Per axis, of `raw_shift`; infinite where nothing was refined.
+    band : float
+        Highest frequency that was used, as a share of the Nyquist frequency; below 1 where higher
+        ones contradict it, as under a shift that was not made band-limited.
     interval : tuple of (float, float)
         95 % interval per axis about `raw_shift`.
     peak_ratio : float
@@ -72,6 +85,7 @@ class Registration:
     is_identifiable: tuple[bool, ...]
     raw_shift: tuple[float, ...]
     standard_error: tuple[float, ...]
+    band: float
     interval: tuple[tuple[float, float], ...]
     peak_ratio: float
     phase_peak: tuple[int, ...]
@@ -115,9 +129,11 @@ def register(
 
     Notes
     -----
-    The pooled phase correlation gives the evidence of the peak and the start of the sub-pixel
-    search; the whole-pixel shift is the one that leaves the least residual on the true overlap,
-    which also works where a window would leave nothing, at 8 values per sample.
+    The whole-pixel shift is the one that leaves the least residual on the true overlap, which also
+    works where a window would leave nothing, at 8 values per sample; the pooled phase correlation
+    is evidence beside it. The fraction is refined by maximum likelihood in the widest band in which
+    it agrees with the lower ones (a test of Hausman's, 1978, "Specification tests in econometrics",
+    Econometrica 46(6)): where the shift was not made band-limited, the high frequencies lie.
     """
     phase = correlate_phases(reference, observed, limits=limits)
     scores = score_shifts(
@@ -132,38 +148,36 @@ def register(
     identifiable = _identifiable(reference, observed, best, scores, floor)
     frozen = tuple(a for a, can in enumerate(identifiable) if not can)
     best = scores.best(frozen_axes=frozen)
-    start = tuple(
-        float(whole) if axis in frozen else fine
-        for axis, (whole, fine) in enumerate(zip(best, phase.refine(best), strict=True))
+    free = tuple(
+        axis
+        for axis, can in enumerate(identifiable)
+        if can and reference.shape[axis + 2] >= _LEAST_SIZE
     )
-    if valid_observed is not None or valid_reference is not None:
-        reference, observed = _imputed(
-            reference,
-            observed,
-            shift=best,
-            scores=scores,
-            valid_reference=valid_reference,
-            valid_observed=valid_observed,
-        )
-    refinement = refine_shift(
-        reference,
-        observed,
-        start=start,
-        floor=floor,
-        frozen_axes=frozen,
-        valid_reference=valid_reference,
-        valid_observed=valid_observed,
+    masks = (valid_reference, valid_observed)
+    refined = _refine(
+        reference, observed, start=scores.vertex(best, free), floor=floor, free=free, masks=masks
     )
-    raw = refinement.shift if refinement.has_converged else tuple(float(b) for b in best)
-    error = refinement.standard_error
+    n_axes = len(best)
+    raw, error, band = tuple(float(b) for b in best), (math.inf,) * n_axes, 1.0
+    deviations = np.zeros((0, n_axes))
+    if refined is not None:
+        refinement, band = refined
+        raw = tuple(float(s) for s in refinement.shift)
+        error = _standard_error(refinement, free, floor)
+        deviations = np.zeros((len(refinement.grams), n_axes))
+        deviations[:, list(free)] = unit_deviations(refinement.grams, floor)
+    seen = scores.channels(best)[0]
+    is_exact = bool(scores.alive.any() and (seen <= _ROUNDING * floor)[scores.alive].all())
+    if is_exact and np.abs(np.subtract(raw, best)).max(initial=0) > _WHOLE:
+        # Whole pixels leave rounding only; at 8 values a sample a fraction may seem to as well.
+        raw, error = tuple(float(b) for b in best), (math.inf,) * n_axes
     nearest = tuple(round(s) for s in raw)
     whole = tuple(
         not math.isfinite(e) or abs(s - n) <= max(_WHOLE, _SIGMAS * e)
         for s, n, e in zip(raw, nearest, error, strict=True)
     )
     shift = tuple(float(n) if w else s for s, n, w in zip(raw, nearest, whole, strict=True))
-    deviations = refinement.unit_deviations
-    seen = scores.channels(best)[0][scores.alive]
+    seen = seen[scores.alive]
     return Registration(
         shift=tuple(s + 0.0 for s in shift),
         whole_shift=nearest if all(whole) else best,
@@ -171,6 +185,7 @@ def register(
         is_identifiable=identifiable,
         raw_shift=raw,
         standard_error=error,
+        band=band,
         interval=tuple((s - 1.96 * e, s + 1.96 * e) for s, e in zip(raw, error, strict=True)),
         peak_ratio=phase.peak_ratio,
         phase_peak=phase.peak,
@@ -182,6 +197,59 @@ def register(
         ambiguous=_ambiguous(scores, best, frozen),
         unexplained=float(np.median(seen)) if seen.size else 1.0,
     )
+
+
+def _refine(
+    reference: Array,
+    observed: Array,
+    *,
+    start: tuple[float, ...],
+    floor: Array,
+    free: tuple[int, ...],
+    masks: tuple[Mask | None, Mask | None],
+) -> tuple[Refinement, float] | None:
+    """Refine in the widest band that the next lower one does not contradict."""
+    valid = None
+    if any(mask is not None for mask in masks):
+        reference, observed, valid = fill_invalid(reference, observed, shift=start, masks=masks)
+    kept: tuple[Refinement, float] | None = None
+    for band in _BANDS:
+        found = refine_shift(
+            reference,
+            observed,
+            start=start if kept is None else kept[0].shift.tolist(),
+            floor=floor,
+            free=free,
+            band=band,
+            valid=valid,
+        )
+        if found is None:
+            return kept
+        if kept is not None and not _contradicts(found, kept[0], free):
+            return kept
+        kept = found, band
+    return kept
+
+
+def _contradicts(low: Refinement, high: Refinement, free: tuple[int, ...]) -> bool:
+    """Tell whether two bands give other shifts than noise makes of one."""
+    axes = list(free)
+    moved = np.abs(low.shift - high.shift)[axes]
+    # The wide band's estimate is the efficient one: the difference's variance is that of theirs.
+    extra = np.diag(low.covariance)[axes] - np.diag(high.covariance)[axes]
+    return bool((moved > _SIGMAS * np.sqrt(np.maximum(extra, 0.0)) + _MODEL_ERROR * 4).any())
+
+
+def _standard_error(found: Refinement, free: tuple[int, ...], floor: Array) -> tuple[float, ...]:
+    """Give the error of each axis: of white noise, or of what the units show where that is more."""
+    variance = np.diag(found.covariance).copy()
+    robust = unit_covariance(found.grams, floor)
+    if robust is not None:
+        # Within a factor of 1.6 the spread over units is no more than its own chance.
+        spread = np.diag(robust)
+        own = variance[list(free)]
+        variance[list(free)] = np.where(spread > 2.5 * own, spread, own)
+    return tuple(float(e) for e in np.sqrt(variance + _MODEL_ERROR**2))
 
 
 def _intersection(valid: Mask | None, fitted: Mask | None) -> Mask | None:
@@ -237,29 +305,66 @@ def _identifiable(
     return tuple(result)
 
 
-def _imputed(
+def fill_invalid(
     reference: Array,
     observed: Array,
     *,
-    shift: tuple[int, ...],
-    scores: ShiftScores,
-    valid_reference: Mask | None,
-    valid_observed: Mask | None,
-) -> tuple[Array, Array]:
+    shift: tuple[float, ...],
+    masks: tuple[Mask | None, Mask | None],
+) -> tuple[Array, Array, Mask]:
     """Fill positions that do not count with what the other array says they should be.
 
-    Filters reach across them; zeros would put edges there.
+    Filters reach across them; zeros would put edges there. The values come from the other array at
+    the shift itself, on straight lines between neighbours.
+
+    Returns
+    -------
+    reference, observed : ndarray
+        Filled copies.
+    valid : ndarray of bool
+        Observed positions where both count.
     """
-    cut_ref, cut_obs = overlap_slices(shift, reference.shape[2:])
-    slope = scores.channels(shift)[1].reshape(1, -1, *(1,) * len(shift))
-    ref, obs = reference.copy(), observed.copy()
-    if valid_observed is not None:
-        valid = np.broadcast_to(valid_observed, observed.shape)
-        obs[cut_obs] = np.where(valid[cut_obs], observed[cut_obs], slope * reference[cut_ref])
-    if valid_reference is not None:
-        valid = np.broadcast_to(valid_reference, reference.shape)
-        ref[cut_ref] = np.where(valid[cut_ref], reference[cut_ref], slope * obs[cut_obs])
-    return ref, obs
+    ref_valid, obs_valid = (
+        np.ones(reference.shape, dtype=bool) if m is None else np.broadcast_to(m, reference.shape)
+        for m in masks
+    )
+    slopes = _slopes(reference, observed, shift, ref_valid, obs_valid)
+    moved, moved_valid = _moved(reference, shift), _moved(ref_valid.astype(float), shift) > 0.99
+    filled_observed = np.where(obs_valid, observed, slopes * moved)
+    back = tuple(-s for s in shift)
+    filled_reference = np.where(
+        ref_valid,
+        reference,
+        np.where(slopes == 0, 0.0, 1 / np.where(slopes == 0, 1, slopes))
+        * _moved(filled_observed, back),
+    )
+    return filled_reference, filled_observed, obs_valid & moved_valid
+
+
+def _moved(array: Array, shift: tuple[float, ...]) -> Array:
+    """Give the values at ``i + shift``, on straight lines between neighbours, ends repeated."""
+    for axis, pixels in enumerate(shift, start=2):
+        below = math.floor(pixels)
+        places = np.arange(array.shape[axis]) + below
+        first, second = (
+            np.take(array, np.clip(places + k, 0, array.shape[axis] - 1), axis=axis) for k in (0, 1)
+        )
+        array = first + (pixels - below) * (second - first)
+    return array
+
+
+def _slopes(
+    reference: Array, observed: Array, shift: tuple[float, ...], ref_valid: Mask, obs_valid: Mask
+) -> Array:
+    """Give observed over reference per channel, on the positions where both count."""
+    nearest = tuple(round(s) for s in shift)
+    cut_ref, cut_obs = overlap_slices(nearest, reference.shape[2:])
+    both = ref_valid[cut_ref] & obs_valid[cut_obs]
+    axes = (0, *range(2, reference.ndim))
+    ref, obs = np.where(both, reference[cut_ref], 0.0), np.where(both, observed[cut_obs], 0.0)
+    power = np.square(ref).sum(axis=axes, keepdims=True)
+    slopes: Array = np.where(power > 0, (ref * obs).sum(axis=axes, keepdims=True), 0.0)
+    return slopes / np.where(power > 0, power, 1.0)
 
 
 def _ambiguous(

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from convcal.estimation.overlap import score_shifts
 from convcal.estimation.refinement import refine_shift
+from convcal.estimation.registration import fill_invalid
 
 __all__ = ["Growth", "find_growth", "find_row_stride", "neighbour_correlation"]
 
@@ -21,6 +22,8 @@ Mask = NDArray[np.bool_]
 
 # Pixels over the field: blocks of a few noisy values seldom line up that far by chance.
 _CLEAR = 0.05
+# Devices resample by straight lines, which move the high frequencies by less than is meant.
+_BAND = 0.5
 
 
 @dataclass(frozen=True)
@@ -206,15 +209,25 @@ def _block_shift(
         abs(b) == limit > 0 for b, limit in zip(best, local, strict=True)
     ):
         return None
+    valid = None
+    if valid_reference is not None or valid_observed is not None:
+        reference, observed, valid = fill_invalid(
+            reference,
+            observed,
+            shift=tuple(float(b) for b in best),
+            masks=(valid_reference, valid_observed),
+        )
+    free = tuple(axis for axis, size in enumerate(spatial) if size >= 6)
     refined = refine_shift(
         reference,
         observed,
-        start=best,
+        start=scores.vertex(best, free),
         floor=floor,
-        valid_reference=valid_reference,
-        valid_observed=valid_observed,
+        free=free,
+        band=_BAND,
+        valid=valid,
     )
-    return refined.shift
+    return None if refined is None else tuple(float(s) for s in refined.shift)
 
 
 def _line(position: Array, shift: Array) -> tuple[float, float, float, float]:
