@@ -1,7 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Estimation of what is wrong with an output: arrays in, numbers out."""
 
+from convcal.estimation.alignment import Alignment, align
 from convcal.estimation.estimate import Estimate, estimate
 from convcal.estimation.metrics import Metrics, measure, measure_channels
 
-__all__ = ["Estimate", "Metrics", "estimate", "measure", "measure_channels"]
+__all__ = ["Alignment", "Estimate", "Metrics", "align", "estimate", "measure", "measure_channels"]

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convcal.errors import InputError
+from convcal.estimation.arrays import check_arrays, check_limits
 from convcal.estimation.evidence import gather_evidence
 from convcal.estimation.facts import Facts
 from convcal.estimation.interpolation import Filter
@@ -27,9 +28,6 @@ __all__ = ["Estimate", "estimate"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
-
-_LARGEST = 1e140
-"""The sum of the squares of 1e28 such values is still a float64."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -142,9 +140,9 @@ def estimate(
     >>> result.verdict, result.family, result.shift
     ('correctable', 'shift', (-4.0, 2.0))
     """
-    ref_given, obs_given = _check_arrays(reference, observed)
+    ref_given, obs_given = check_arrays(reference, observed)
     spatial = ref_given.shape[2:]
-    limits = _check_limits(max_shift, spatial)
+    limits = check_limits(max_shift, spatial)
     if model != "auto" and model not in MODELS:
         raise InputError(f"model is {model!r}; accepted are 'auto', {', '.join(map(repr, MODELS))}")
     if not 0 < holdout <= 0.5:
@@ -248,64 +246,6 @@ def estimate(
         channel_metrics_before=before_channels,
         channel_metrics_after=after_channels,
     )
-
-
-def _check_arrays(reference: ArrayLike, observed: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
-    arrays = []
-    for name, given in (("reference", reference), ("observed", observed)):
-        array = np.asarray(given)
-        if array.dtype.kind not in "fiub":
-            raise InputError(
-                f"the {name} output has dtype {array.dtype}; accepted are real floating-point and "
-                "integer arrays"
-            )
-        if array.dtype.itemsize >= 8 and array.dtype.kind == "f":
-            largest = np.abs(array[np.isfinite(array)]).max(initial=0)
-            if largest > _LARGEST:
-                raise InputError(
-                    f"the {name} output has values as large as {largest:.3g}; accepted are values "
-                    f"up to {_LARGEST:g}, whose squares can be summed, and infinities, which are "
-                    "left out"
-                )
-        arrays.append(array)
-    ref, obs = arrays
-    if ref.shape != obs.shape:
-        raise InputError(
-            f"the reference has shape {ref.shape} and the observed output {obs.shape}; they must "
-            "be the same: compare outputs of the same name, for the same samples"
-        )
-    if not 2 <= ref.ndim <= 5:
-        raise InputError(
-            f"the outputs have shape {ref.shape}, rank {ref.ndim}; accepted are arrays "
-            "(samples, channels) with none to three spatial axes, rank 2 to 5"
-        )
-    if ref.size == 0:
-        raise InputError(f"the outputs have shape {ref.shape}, which is empty; give some values")
-    return ref, obs
-
-
-def _check_limits(
-    max_shift: int | Sequence[int] | None, spatial: tuple[int, ...]
-) -> tuple[int, ...]:
-    if max_shift is None:
-        wanted = tuple(min(32, max(1, size // 4)) for size in spatial)
-    else:
-        values = np.atleast_1d(np.asarray(max_shift))
-        if (
-            values.dtype.kind not in "iu"
-            or values.min() < 0
-            or values.shape
-            not in {
-                (1,),
-                (len(spatial),),
-            }
-        ):
-            raise InputError(
-                f"max_shift is {max_shift!r}; accepted are one whole number of at least 0 or "
-                f"{len(spatial)}, one per spatial axis"
-            )
-        wanted = tuple(int(v) for v in np.broadcast_to(values, (len(spatial),)))
-    return tuple(min(limit, size - 1) for limit, size in zip(wanted, spatial, strict=True))
 
 
 def _check_range(data_range: float | None, reference: NDArray[np.generic]) -> float:

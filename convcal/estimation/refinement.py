@@ -33,8 +33,10 @@ class Refinement:
         For white noise in the observed stack; infinite for axes that were not refined.
     residual : ndarray of float64, shape (C,)
         Variance that is left in the band, per channel, in units of the observed variance.
-    slope : ndarray of float64, shape (C,)
+    slope, slope_error : ndarray of float64, shape (C,)
         Observed over reference, in units of their spreads; 0 where they are unrelated.
+    intercept, intercept_error : ndarray of float64, shape (C,)
+        ``observed = slope * reference + intercept``; the error is that at the mean reference.
     grams : ndarray of float64, shape (units, C, k, k)
         Weighted products of the fields one, moved reference, its slopes, observed: per sample and
         block, what the score of every part is made of.
@@ -44,6 +46,9 @@ class Refinement:
     covariance: Array
     residual: Array
     slope: Array
+    slope_error: Array
+    intercept: Array
+    intercept_error: Array
     grams: Array
 
 
@@ -123,6 +128,11 @@ class ShiftProblem:
     def size(self) -> tuple[int, ...]:
         """Sizes of the window that is compared."""
         return tuple(stop - begin for begin, stop in self.window)
+
+    @property
+    def noise_gain(self) -> float:
+        """Share of the power of white noise that the low-pass filter keeps."""
+        return math.prod(float(np.square(taps).sum()) for taps in self.rest.values())
 
     def border_variance(self) -> Array:
         """Give the variance that prediction adds at each position, shape (prod(size),)."""
@@ -211,11 +221,11 @@ def refine_shift(
         return None
     border = problem.border_variance()
     shift = np.array(start, dtype=np.float64)
-    noise = 1e-3
+    level = 1e-3
     solution: Solution | None = None
     for step_number in range(_MAX_STEPS):
         fields = problem.fields(shift)
-        weights = noise / (noise + border)
+        weights = level / (level + border)
         weighted = fields * weights
         if problem.valid is not None:
             weighted *= problem.valid[:, :, None]
@@ -225,12 +235,14 @@ def refine_shift(
         shift[list(axes)] += np.clip(solution.step, -0.5, 0.5)
         if np.abs(shift - start).max() > _LARGEST_MOVE:
             return None
-        noise = solution.noise
+        level = solution.noise
         is_settled = (np.abs(solution.step) <= np.maximum(1e-6, 0.02 * solution.error)).all()
         if step_number and is_settled:
             break
     if solution is None:  # pragma: no cover - the loop runs
         return None
+    # In the band the filter keeps the power of the signal, of white noise only its own square sum.
+    noise = solution.residual / problem.noise_gain
     covariance = np.full((n_axes, n_axes), np.inf)
     covariance[np.ix_(axes, axes)] = _covariance(problem, weighted, solution)
     return Refinement(
@@ -238,6 +250,9 @@ def refine_shift(
         covariance=covariance,
         residual=solution.residual,
         slope=solution.slope,
+        slope_error=np.sqrt(noise / solution.power),
+        intercept=solution.intercept,
+        intercept_error=np.sqrt(noise / solution.count),
         grams=_grams(weighted, fields, problem.size),
     )
 
@@ -273,7 +288,8 @@ class Solution:
         Of the information.
     to_score : ndarray of float64, shape (C, n_free, k)
         Turns fields into the derivatives of the residual, weighted by channel.
-    residual, slope : ndarray of float64, shape (C,)
+    residual, slope, intercept, power, count : ndarray of float64, shape (C,)
+        `power` is the sum of the squares of the centred reference over `count` positions.
     noise : float
         Median residual over the channels that count.
     """
@@ -284,6 +300,9 @@ class Solution:
     to_score: Array
     residual: Array
     slope: Array
+    intercept: Array
+    power: Array
+    count: Array
     noise: float
 
 
@@ -327,6 +346,9 @@ def solve(gram: Array, floor: Array) -> Solution | None:
         to_score=to_score,
         residual=residual,
         slope=slope,
+        intercept=mean[:, -1] - slope * mean[:, 1],
+        power=power,
+        count=safe[:, 0, 0],
         noise=float(np.median(counted)) if counted.size else 1.0,
     )
 
@@ -340,8 +362,7 @@ def _covariance(problem: ShiftProblem, weighted: Array, solution: Solution) -> A
     slopes = np.einsum("cak,ncki->anci", solution.to_score, weighted)
     shape = (len(slopes), *problem.shape, *problem.size)
     slopes = problem.back(np.ascontiguousarray(slopes.reshape(shape)))
-    gain = math.prod(float(np.square(taps).sum()) for taps in problem.rest.values())
-    white = np.sqrt(solution.residual / gain)
+    white = np.sqrt(solution.residual / problem.noise_gain)
     slopes = slopes * white.reshape(1, 1, -1, *(1,) * len(problem.size))
     flat = slopes.reshape(len(slopes), -1)
     spread = solution.inverse @ (flat @ flat.T) @ solution.inverse
