@@ -157,15 +157,6 @@ def rows_found(n_rows: int, length: int, stride: int) -> int:
     return max(n_rows - 1, 0) * length // stride + 1
 
 
-def sinc_positions(
-    size: int, resampling: Resampling
-) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
-    """Give the source of every position of a scaled axis, and the index of its first tap."""
-    scale, origin, shift, n_taps, _ = resampling
-    source = origin + scale * (np.arange(size) - origin) - shift
-    return source, np.floor(source).astype(np.int64) - n_taps // 2 + 1
-
-
 def sinc_taps(
     size: int, resampling: Resampling
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -189,8 +180,9 @@ def sinc_taps(
         multiples of 2^-40, so that computers whose Bessel functions differ in the last place
         agree, and sum to 1 exactly.
     """
-    source, first = sinc_positions(size, resampling)
-    *_, n_taps, beta = resampling
+    scale, origin, shift, n_taps, beta = resampling
+    source = origin + scale * (np.arange(size) - origin) - shift
+    first = np.floor(source).astype(np.int64) - n_taps // 2 + 1
     distance = first[:, np.newaxis] + np.arange(n_taps) - source[:, np.newaxis]
     window = np.i0(beta * np.sqrt(np.clip(1 - (2 * distance / n_taps) ** 2, 0, None)))
     taps = np.sinc(distance) * window
