@@ -145,7 +145,7 @@ def _correction_lines(output: OutputCalibration) -> Iterator[str]:
     if correction.row_stride is not None:
         yield f"row stride {correction.row_stride}: rows were read as if they followed each other"
     if correction.has_crop:
-        yield f"crop {describe_crop(correction)}: dropped, the observed output is larger"
+        yield f"crop {describe_crop(correction)}: not in the reference, dropped"
     if any(correction.shift):
         unit = "samples" if len(correction.shift) == 1 else "px"
         values = ", ".join(f"{value:.5g}" for value in correction.shift)
