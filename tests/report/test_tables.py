@@ -44,26 +44,21 @@ def test_wrapped_lines_keep_their_indent_and_unwrapped_ones_stay_whole():
     assert any(len(line) > 80 and line.startswith("  margins ") for line in whole)
 
 
+STRETCHED = "the observed content is stretched by 16 samples over 64 samples"
+
+
 @pytest.mark.parametrize(
     ("correction", "lines"),
     [
         (
             Correction((64,), scale=(1.25,), origin=(3.0,)),
-            [
-                (
-                    "scale 1.25 about sample 3: the observed content is stretched by 16 samples over "
-                    "64 samples"
-                )
-            ],
+            [f"scale 1.25 about sample 3: {STRETCHED}"],
         ),
         (
             Correction((64,), shift=(2.0,), scale=(1.25,)),
             [
                 "shift (2) samples: the observed content sits 2 samples too early",
-                (
-                    "scale 1.25 about sample 0: the observed content is stretched by 16 samples over "
-                    "64 samples"
-                ),
+                f"scale 1.25 about sample 0: {STRETCHED}",
             ],
         ),
         (
