@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Apply a correction to an array, with NumPy alone.
 
-This module imports nothing but NumPy and knows nothing of the rest of the package, because
+This module needs nothing but NumPy and knows nothing of the rest of the package, because
 ``convcal export --to python`` writes its text, whole, into the post-processor that goes into an
 app. The order of the operations and their roundings are a contract: the patched Core ML package
 does the same ones.
@@ -16,6 +16,7 @@ and every sum is rounded to the compute dtype.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -157,6 +158,7 @@ def rows_found(n_rows: int, length: int, stride: int) -> int:
     return max(n_rows - 1, 0) * length // stride + 1
 
 
+@functools.lru_cache(maxsize=4)
 def sinc_taps(
     size: int, resampling: Resampling
 ) -> tuple[np.ndarray[Any, Any], np.ndarray[Any, Any]]:
@@ -178,7 +180,8 @@ def sinc_taps(
         ``y[i] = sum over k of taps[i, k] * x[first[i] + k]``. With ``d = first + k - p``, the tap
         is ``sinc(d) * I0(beta * sqrt(1 - (2 d / n_taps)^2))`` over the sum of all. They are
         multiples of 2^-40, so that computers whose Bessel functions differ in the last place
-        agree, and sum to 1 exactly.
+        agree, and sum to 1 exactly. Neither can be written to: they are kept for the next call,
+        since for a line of sound they take longer to make than to apply.
     """
     scale, origin, shift, n_taps, beta = resampling
     source = origin + scale * (np.arange(size) - origin) - shift
@@ -190,6 +193,7 @@ def sinc_taps(
     # The largest tap takes the rest, which is exact: all are multiples of 2^-40 near or below 1.
     largest = np.argmax(taps, axis=1)
     taps[np.arange(size), largest] += 1 - taps.sum(axis=1)
+    first.flags.writeable = taps.flags.writeable = False
     return first, taps
 
 

@@ -70,7 +70,7 @@ def test_the_file_tests_itself_and_needs_numpy_only(tmp_path):
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    assert imported <= {"__future__", "collections.abc", "typing", "numpy"}
+    assert imported <= {"__future__", "collections.abc", "functools", "typing", "numpy"}
 
 
 def test_the_self_test_notices_a_changed_number(tmp_path):

@@ -141,10 +141,12 @@ def test_a_time_limit_ends_the_run():
 CUBIC = AxisFilter(offset=-2, taps=(-0.0625, 0.5625, 0.5625, -0.0625))
 
 
-@pytest.mark.parametrize(("shift", "filters"), [(-1.0, ()), (0.5, (CUBIC,))])
+@pytest.mark.parametrize(
+    ("shift", "filters", "scale"), [(-1.0, (), 1.0), (0.5, (CUBIC,), 1.0), (0.25, (), 1.1)]
+)
 @pytest.mark.parametrize(("precision", "unit"), [("fp32", 2**-24), ("fp16", 2**-11)])
 def test_a_corrected_package_gives_what_the_correction_gives(
-    tmp_path, precision, unit, shift, filters
+    tmp_path, precision, unit, shift, filters, scale
 ):
     source = ISSUE_2324 / f"{precision}.mlpackage"
     (feature,) = describe(read_package(source)).outputs
@@ -153,10 +155,11 @@ def test_a_corrected_package_gives_what_the_correction_gives(
         dtype=feature.dtype,
         shift=(shift,),
         filters=filters,
+        scale=(scale,),
         gain=(1.5, 0.5),
         bias=(0.25, -1.0),
     )
-    package = append_corrections(read_package(source), {"y": correction})
+    package = append_corrections(read_package(source), {"y": correction}, allow_scale=True)
     sample = {"x": np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 1, 4)}
     results = []
     for path in (source, package.save(tmp_path / "corrected.mlpackage")):
