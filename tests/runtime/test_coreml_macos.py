@@ -142,22 +142,24 @@ CUBIC = AxisFilter(offset=-2, taps=(-0.0625, 0.5625, 0.5625, -0.0625))
 
 
 @pytest.mark.parametrize(
-    ("shift", "filters", "scale"), [(-1.0, (), 1.0), (0.5, (CUBIC,), 1.0), (0.25, (), 1.1)]
+    "way",
+    [
+        {"shift": (-1.0,)},
+        {"shift": (0.5,), "filters": (CUBIC,)},
+        {"shift": (0.25,), "scale": (1.1,)},
+    ],
+    ids=["whole", "fractional", "scaled"],
 )
 @pytest.mark.parametrize(("precision", "unit"), [("fp32", 2**-24), ("fp16", 2**-11)])
-def test_a_corrected_package_gives_what_the_correction_gives(
-    tmp_path, precision, unit, shift, filters, scale
-):
+def test_a_corrected_package_gives_what_the_correction_gives(tmp_path, precision, unit, way):
     source = ISSUE_2324 / f"{precision}.mlpackage"
     (feature,) = describe(read_package(source)).outputs
     correction = Correction(
         spatial_shape=(8,),
         dtype=feature.dtype,
-        shift=(shift,),
-        filters=filters,
-        scale=(scale,),
         gain=(1.5, 0.5),
         bias=(0.25, -1.0),
+        **way,
     )
     package = append_corrections(read_package(source), {"y": correction}, allow_scale=True)
     sample = {"x": np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 1, 4)}
