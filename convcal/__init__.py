@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from convcal.calibration import Calibration, OutputCalibration
     from convcal.calibrator import OutputCalibrator
     from convcal.checking import Thresholds, check
-    from convcal.correction import AxisFilter, Correction
+    from convcal.correction import Correction
     from convcal.errors import ConvcalError, ConvcalWarning
     from convcal.export.coreml import export_coreml
     from convcal.export.python import export_python
+    from convcal.filters import AxisFilter, SincFilter
     from convcal.fitting import fit, fit_captures
     from convcal.layout import Layout
     from convcal.pairs import read_pairs, record_pairs
@@ -28,7 +29,7 @@ if TYPE_CHECKING:
 __version__ = "0.1.0"
 
 _HOMES = {
-    "AxisFilter": "convcal.correction",
+    "AxisFilter": "convcal.filters",
     "Calibration": "convcal.calibration",
     "ConvcalError": "convcal.errors",
     "ConvcalWarning": "convcal.errors",
@@ -38,6 +39,7 @@ _HOMES = {
     "OutputCalibration": "convcal.calibration",
     "OutputCalibrator": "convcal.calibrator",
     "PostProcessor": "convcal.postprocessor",
+    "SincFilter": "convcal.filters",
     "Thresholds": "convcal.checking",
     "check": "convcal.checking",
     "export_coreml": "convcal.export.coreml",
@@ -60,6 +62,7 @@ __all__ = [
     "OutputCalibration",
     "OutputCalibrator",
     "PostProcessor",
+    "SincFilter",
     "Thresholds",
     "check",
     "export_coreml",

@@ -24,7 +24,8 @@ Verdict = Literal[
 """From the best to the worst; a calibration has the worst of its outputs' verdicts."""
 
 FORMAT = "convcal.calibration"
-VERSION = 1
+VERSION = 2
+"""The newest; a file has the oldest that says all it says, see `Calibration.version`."""
 MAX_BYTES = 64 * 2**20
 """A larger file is refused unread; a thousand channels take about 100 kB."""
 
@@ -146,6 +147,16 @@ class Calibration:
         return bool(self.provenance.get("emulated", False))
 
     @property
+    def version(self) -> int:
+        """The version of its file: 2 where an output is cropped or has a row stride, else 1.
+
+        A reader of version 1 would pass over these keys and apply half a correction.
+        """
+        corrections = self.corrections.values()
+        needs_2 = any(item.has_crop or item.row_stride is not None for item in corrections)
+        return 2 if needs_2 else 1
+
+    @property
     def id(self) -> str:
         """Sixteen hexadecimal digits that change when any correction does."""
         corrections = {name: correction.to_dict() for name, correction in self.corrections.items()}
@@ -156,7 +167,7 @@ class Calibration:
         """Give the calibration as it stands in its file."""
         return {
             "format": FORMAT,
-            "version": VERSION,
+            "version": self.version,
             "verdict": self.verdict,
             "provenance": self.provenance,
             "outputs": {name: output.to_dict() for name, output in self.outputs.items()},
@@ -277,7 +288,13 @@ class Calibration:
                 outputs[name] = OutputCalibration.from_dict(output)
             except InputError as error:
                 raise InputError(f"output {name!r}: {error}") from None
-        return cls(outputs=outputs, provenance=_provenance(record))
+        calibration = cls(outputs=outputs, provenance=_provenance(record))
+        if version < calibration.version:
+            raise InputError(
+                f"it has version {version}, and 'crop' and 'row_stride' belong to version "
+                f"{calibration.version}"
+            )
+        return calibration
 
 
 def _provenance(record: Mapping[str, Any]) -> dict[str, Any]:

@@ -195,9 +195,10 @@ def _check_output(
         # Pairs are (N, channels, *space), whatever the layout of a single output is.
         correction = replace(correction, batch_axis=0, channel_axis=1)
         corrected = correction.apply(candidate)  # raises where it does not fit
+        if is_applied:
+            candidate = corrected
         region = correction.valid_region(candidate.shape)
-        candidate = (corrected if is_applied else candidate)[region]
-        reference = reference[region]
+        candidate, reference = candidate[region], reference[region]
     metrics = measure(reference, candidate)
     failures = thresholds.failures(metrics)
     if metrics.n_values == 0:

@@ -134,7 +134,7 @@ class PostProcessor:
         Returns
         -------
         ndarray
-            Shape and dtype of `observed`.
+            The corrected output; of the shape and dtype of `observed`, less what is cropped.
 
         Raises
         ------

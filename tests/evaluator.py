@@ -230,6 +230,11 @@ def cast(*, x, dtype):
     return np.trunc(x).astype(np.int32) if dtype == "int32" else x != 0
 
 
+def gather(*, x, indices, axis, validate_indices=None, batch_dims=0):
+    assert int(batch_dims) == 0
+    return np.take(x, np.asarray(indices, int), axis=int(axis))
+
+
 def prelu(*, x, alpha):
     slope = alpha.reshape(-1, *[1] * (x.ndim - 2))
     return np.where(x > 0, x, slope * x)
@@ -249,6 +254,7 @@ EVALUATORS = {
     "conv_transpose": conv_transpose,
     "exp": lambda x: np.exp(x),
     "expand_dims": lambda x, axes: np.expand_dims(x, tuple(int(axis) for axis in axes)),
+    "gather": gather,
     "identity": lambda x: x,
     "leaky_relu": lambda x, alpha: np.where(x >= 0, x, alpha * x),
     "maximum": lambda x, y: np.maximum(x, y),

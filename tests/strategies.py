@@ -3,7 +3,7 @@
 
 from hypothesis import strategies as st
 
-from convcal import AxisFilter, Calibration, Correction, OutputCalibration
+from convcal import AxisFilter, Calibration, Correction, OutputCalibration, SincFilter
 
 finite = st.floats(allow_nan=False, allow_infinity=False)
 small = st.floats(-100, 100, width=32)
@@ -18,9 +18,24 @@ def corrections(draw, numbers=finite, max_spatial=3, max_size=40):
     if (batch_axis, channel_axis) == (0, 1):
         batch_axis, channel_axis = axes[0], axes[1]
     n_channels = 1 if channel_axis is None else draw(st.integers(1, 4))
-    filters, shift = [], []
+    spatial_shape = [draw(st.integers(1, max_size)) for _ in range(n_spatial)]
+    crop = draw(st.sampled_from([(), tuple((axis, 2 - axis) for axis in range(n_spatial))]))
+    row_stride = None
+    if n_spatial > 1 and (batch_axis, channel_axis) != (0, 1) and draw(st.booleans()):
+        # Where nothing but rows at the end is lost.
+        batch_axis, channel_axis = draw(st.sampled_from([(0, 1), (0, None), (None, None)]))
+        n_channels, crop = 1, ()
+        spatial_shape[:-2] = [1] * (n_spatial - 2)
+        row_stride = spatial_shape[-1] + draw(st.integers(1, 20))
+    filters, shift, scale, origin = [], [], [], []
     for _ in range(n_spatial):
-        if draw(st.booleans()):
+        kind = draw(st.sampled_from(["whole", "taps", "sinc"]))
+        scale.append(draw(st.floats(0.5, 2).filter(lambda x: x != 1)) if kind == "sinc" else 1.0)
+        origin.append(draw(st.floats(-50, 50)) if kind == "sinc" else 0.0)
+        if kind == "sinc":
+            filters.append(SincFilter(2 * draw(st.integers(1, 8)), draw(st.floats(0, 12))))
+            shift.append(draw(st.floats(-9, 9)))
+        elif kind == "whole":
             offset = draw(st.integers(-50, 50))
             filters.append(AxisFilter(offset))
             shift.append(float(-offset))
@@ -30,7 +45,7 @@ def corrections(draw, numbers=finite, max_spatial=3, max_size=40):
             filters.append(AxisFilter(offset, taps))
             shift.append(-draw(st.floats(offset, offset + len(taps) - 1)))
     return Correction(
-        spatial_shape=tuple(draw(st.integers(1, max_size)) for _ in range(n_spatial)),
+        spatial_shape=tuple(spatial_shape),
         dtype=draw(st.sampled_from(["float16", "float32", "float64"])),
         shift=tuple(shift),
         filters=tuple(filters),
@@ -38,6 +53,10 @@ def corrections(draw, numbers=finite, max_spatial=3, max_size=40):
         bias=tuple(draw(numbers) for _ in range(n_channels)),
         batch_axis=batch_axis,
         channel_axis=channel_axis,
+        scale=tuple(scale),
+        origin=tuple(origin),
+        crop=crop,
+        row_stride=row_stride,
     )
 
 
@@ -66,3 +85,15 @@ def calibrations(draw, numbers=finite):
         "data": {},
     }
     return Calibration(outputs, provenance)
+
+
+def observed_shape(correction, *, n_batch=1):
+    """Give the shape that a correction expects of the observed output."""
+    lengths = zip(correction.spatial_shape, correction.crop, strict=True)
+    sizes = iter(size + start + end for size, (start, end) in lengths)
+    axes = (correction.batch_axis, correction.channel_axis)
+    n_axes = len(correction.spatial_shape) + sum(axis is not None for axis in axes)
+    return tuple(
+        n_batch if axis == axes[0] else correction.n_channels if axis == axes[1] else next(sizes)
+        for axis in range(n_axes)
+    )

@@ -2,13 +2,15 @@
 """Laws of the arithmetic, against a formula written as loops."""
 
 import itertools
+import math
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from scipy import special
 
-from convcal.arithmetic import correct
+from convcal.arithmetic import correct, rows_found, sinc_taps
 
 FLOATS = st.floats(-4, 4, width=32)
 
@@ -124,6 +126,203 @@ def test_precision_output_rounds_to_the_output_dtype_after_every_operation(probl
     product = (moved.astype(float) * gain).astype(np.float16)
     expected = (product.astype(float) + bias).astype(np.float16)
     np.testing.assert_array_equal(result, expected)
+
+
+resamplings = st.tuples(
+    st.floats(0.5, 2),
+    st.floats(-30, 30),
+    st.floats(-9, 9),
+    st.integers(1, 8).map(lambda half: 2 * half),
+    st.floats(0, 12),
+)
+
+
+def sinc_by_definition(values, resampling):
+    """Evaluate one scaled axis position by position, in float64."""
+    scale, origin, shift, n_taps, beta = resampling
+    result = []
+    for i in range(len(values)):
+        position = origin + scale * (i - origin) - shift
+        first = math.floor(position) - n_taps // 2 + 1
+        distances = [first + k - position for k in range(n_taps)]
+        taps = [
+            float(np.sinc(d)) * special.i0(beta * math.sqrt(max(0, 1 - (2 * d / n_taps) ** 2)))
+            for d in distances
+        ]
+        sources = [min(max(first + k, 0), len(values) - 1) for k in range(n_taps)]
+        total = sum(tap * values[source] for tap, source in zip(taps, sources, strict=True))
+        result.append(total / sum(taps))
+    return np.array(result)
+
+
+@given(st.lists(resamplings, min_size=1, max_size=3), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=80)
+def test_scaled_axes_are_the_definition_to_the_grid_of_their_taps(steps, seed):
+    rng = np.random.default_rng(seed)
+    array = rng.uniform(-1, 1, (1, 2, *rng.integers(1, 9, len(steps))))
+    filters = ((0, (1.0,)),) * len(steps)
+    result = correct(array, filters=filters, gain=(1, 1), bias=(0, 0), resampling=steps)
+    expected = array
+    for axis, step in enumerate(steps, start=2):
+        expected = np.apply_along_axis(sinc_by_definition, axis, expected, step)
+    # Each of up to 16 taps is within 2^-40 of its own, 16 of them in all within 16 more, on each
+    # of 3 axes; the sum of their magnitudes stays below 16 as well.
+    np.testing.assert_allclose(result, expected, atol=3 * 16 * 16 * 2.0**-40, rtol=0)
+
+
+@given(resamplings, st.integers(1, 40))
+@settings(deadline=None, max_examples=100)
+def test_taps_of_a_scaled_axis_are_short_binary_fractions_that_sum_to_1(resampling, size):
+    first, taps = sinc_taps(size, resampling)
+    assert first.shape == (size,)
+    assert taps.shape == (size, resampling[3])
+    np.testing.assert_array_equal(taps * 2.0**40, np.rint(taps * 2.0**40))
+    assert all(math.fsum(row) == 1 for row in taps)
+
+
+@given(st.integers(-9, 9), st.integers(-9, 9), st.sampled_from([2, 6, 12]))
+@settings(deadline=None, max_examples=40)
+def test_a_sinc_at_whole_positions_copies_them(shift, origin, n_taps):
+    array = np.random.default_rng(0).normal(size=(1, 1, 8, 7)).astype(np.float32)
+    channels = {"gain": (1.0,), "bias": (0.0,)}
+    moved = correct(array, filters=((-shift, (1.0,)), (0, (1.0,))), **channels)
+    step = (1.0, float(origin), float(shift), n_taps, 6.0)
+    again = correct(array, filters=((0, (1.0,)),) * 2, resampling=(step, None), **channels)
+    np.testing.assert_array_equal(again, moved)
+
+
+@given(st.floats(0.8, 1.25), st.floats(-20, 120), st.floats(-3, 3), st.integers(0, 2**32 - 1))
+@settings(deadline=None, max_examples=60)
+def test_the_inverse_scale_restores_smooth_content(scale, origin, shift, seed):
+    size, n_taps = 100, 12
+    rng = np.random.default_rng(seed)
+    # Up to 0.4 of the Nyquist frequency, 0.5 once squeezed: there 12 taps are within 1e-3.
+    frequencies = rng.uniform(0, 0.4 * math.pi, 6)
+    wave = np.sin(np.outer(np.arange(size), frequencies) + rng.uniform(0, 6, 6)).mean(axis=1)
+    channels = {"filters": ((0, (1.0,)),), "gain": (1.0,), "bias": (0.0,)}
+    there = (scale, origin, shift, n_taps, 6.0)
+    back = (1 / scale, origin, -shift / scale, n_taps, 6.0)
+    stretched = correct(wave[None, None], resampling=(there,), **channels)
+    restored = correct(stretched, resampling=(back,), **channels)[0, 0]
+
+    def sources(step):
+        first, _ = sinc_taps(size, step)
+        return first, first + n_taps - 1
+
+    low, high = sources(there)
+    valid = np.flatnonzero((low >= 0) & (high < size))
+    low, high = sources(back)
+    if len(valid):
+        inside = (low >= valid[0]) & (high <= valid[-1])
+        assert np.abs(restored - wave)[inside].max(initial=0) <= 2e-3
+
+
+@given(problems(), st.data())
+@settings(deadline=None, max_examples=60)
+def test_a_crop_is_what_remains_corrected(problem, data):
+    array, arguments = problem
+    axes = (arguments["batch_axis"], arguments["channel_axis"])
+    spatial = [axis for axis in range(array.ndim) if axis not in axes]
+    window, crop = [slice(None)] * array.ndim, []
+    for axis in spatial:
+        start = data.draw(st.integers(0, array.shape[axis] - 1))
+        end = data.draw(st.integers(0, array.shape[axis] - 1 - start))
+        window[axis] = slice(start, array.shape[axis] - end)
+        crop.append((start, end))
+    expected = correct(array[tuple(window)], **arguments)
+    result = correct(array, **arguments, crop=crop)
+    np.testing.assert_array_equal(result, expected)
+    out = np.empty_like(expected)
+    assert correct(array, **arguments, crop=crop, out=out) is out
+    np.testing.assert_array_equal(out, expected)
+
+
+def read_without_strides(pictures, stride, *, padding):
+    """Read each picture densely from a buffer whose rows lie further apart."""
+    n, n_rows, length = pictures.shape
+    buffer = np.full((n, n_rows, stride), padding, pictures.dtype)
+    buffer[..., :length] = pictures
+    return buffer.reshape(n, -1)[:, : n_rows * length].reshape(n, n_rows, length)
+
+
+@given(st.integers(1, 3), st.integers(1, 12), st.integers(1, 12), st.integers(1, 30), st.booleans())
+def test_rows_that_were_read_without_their_stride_come_back(n, n_rows, length, more, has_batch):
+    stride = length + more
+    n = n if has_batch else 1
+    pictures = np.random.default_rng(0).normal(size=(n, n_rows, length)).astype(np.float16)
+    observed = read_without_strides(pictures, stride, padding=np.nan)
+    given_array = observed if has_batch else observed[0]
+    result = correct(
+        given_array,
+        filters=((0, (1.0,)),) * 2,
+        gain=(1,),
+        bias=(0,),
+        batch_axis=0 if has_batch else None,
+        channel_axis=None,
+        rows=(length, stride),
+    ).reshape(pictures.shape)
+    whole = [r for r in range(n_rows) if r * stride + length <= n_rows * length]
+    found = rows_found(n_rows, length, stride)
+    assert whole == list(range(found))
+    np.testing.assert_array_equal(result[:, :found], pictures[:, :found])
+    repeated = np.repeat(pictures[:, found - 1 : found], n_rows - found, axis=1)
+    np.testing.assert_array_equal(result[:, found:], repeated)
+
+
+@pytest.mark.parametrize(
+    ("shape", "axes", "message"),
+    [
+        ((1, 1, 4, 8), (0, 1), "rows of 8 values; the correction is for rows of 9, 16 apart"),
+        ((1, 2, 4, 9), (0, 1), "everything but the batch axis"),
+        ((4, 1, 1, 9), (2, 1), "everything but the batch axis"),
+    ],
+)
+def test_rows_of_another_kind_are_refused(shape, axes, message):
+    batch_axis, channel_axis = axes
+    with pytest.raises(ValueError, match=message):
+        correct(
+            np.zeros(shape),
+            filters=((0, (1.0,)),) * 2,
+            gain=(1,) * shape[1],
+            bias=(0,) * shape[1],
+            batch_axis=batch_axis,
+            channel_axis=channel_axis,
+            rows=(9, 16),
+        )
+
+
+def test_a_crop_that_leaves_nothing_is_refused():
+    with pytest.raises(ValueError, match=r"3 positions at the start and 1 at the end of axis 2"):
+        correct(np.zeros((1, 1, 4)), filters=((0, (1.0,)),), gain=(1,), bias=(0,), crop=((3, 1),))
+
+
+def test_a_buffer_may_be_the_array_itself():
+    array = np.random.default_rng(0).normal(size=(1, 2, 9, 8)).astype(np.float32)
+    arguments = {"filters": ((2, (1.0,)), (-3, (1.0,))), "gain": (2, 3), "bias": (1, 0)}
+    expected = correct(array, **arguments)
+    np.testing.assert_array_equal(correct(array, **arguments, out=array), expected)
+
+
+def test_blocks_do_not_show():
+    # Several blocks along each kind of axis, and one that is not a multiple of their length.
+    array = np.random.default_rng(0).normal(size=(2, 3, 131, 257)).astype(np.float32)
+    step = (1.01, 3.0, 0.4, 6, 6.0)
+    arguments = {"gain": (1.1, 1.2, 1.3), "bias": (0.1, 0.2, 0.3)}
+    for filters, resampling in (
+        (((2, (1.0,)), (-3, (1.0,))), None),
+        (((-1, (0.25, 0.5, 0.25)), (0, (0.5, 0.5))), None),
+        (((0, (1.0,)),) * 2, (step, step)),
+    ):
+        whole = correct(array, filters=filters, resampling=resampling, **arguments)
+        for n, c in itertools.product(range(2), range(3)):
+            part = correct(
+                array[n : n + 1, c : c + 1],
+                filters=filters,
+                resampling=resampling,
+                gain=arguments["gain"][c : c + 1],
+                bias=arguments["bias"][c : c + 1],
+            )
+            np.testing.assert_array_equal(part[0, 0], whole[n, c])
 
 
 def test_the_identity_gives_a_new_equal_array():

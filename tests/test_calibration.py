@@ -61,6 +61,43 @@ def test_a_calibration_of_unknown_origin_follows_the_published_schema():
     assert set(metrics) == set(SCHEMA["$defs"]["metrics"]["properties"])
 
 
+PLAIN = Correction(spatial_shape=(8, 8), shift=(-1.0, 0.0), gain=(1.1,), bias=(0.1,))
+KINDS = {
+    "plain": (PLAIN, 1, ()),
+    "scale": (Correction(spatial_shape=(8, 8), scale=(1.1, 1.0)), 1, ()),
+    "crop": (Correction(spatial_shape=(8, 8), crop=((0, 0), (0, 3))), 2, ("crop",)),
+    "row_stride": (Correction(spatial_shape=(8, 8), row_stride=16), 2, ("row_stride",)),
+}
+
+
+@pytest.mark.parametrize(("correction", "version", "keys"), KINDS.values(), ids=KINDS)
+def test_a_file_has_the_version_whose_readers_know_all_its_keys(
+    tmp_path, correction, version, keys
+):
+    calibration = Calibration({"y": OutputCalibration("correctable", "", "", correction)})
+    record = calibration.to_dict()
+    assert record["version"] == version
+    known = {"shift", "scale", "origin", "gain", "bias", "border", "interpolation", "margins"}
+    known |= {"batch_axis", "channel_axis", "spatial_shape", "dtype"}
+    assert set(record["outputs"]["y"]["correction"]) - known == set(keys)
+    calibration.save(tmp_path / "c.json")
+    assert Calibration.load(tmp_path / "c.json") == calibration
+    jsonschema.validate(json.loads(json.dumps(record)), SCHEMA, cls=jsonschema.Draft202012Validator)
+
+
+def test_a_file_of_version_1_with_keys_of_version_2_contradicts_itself():
+    correction, _, _ = KINDS["crop"]
+    record = Calibration({"y": OutputCalibration("correctable", "", "", correction)}).to_dict()
+    with pytest.raises(InputError, match="version 1, and 'crop' and 'row_stride' belong to"):
+        Calibration.from_dict(record | {"version": 1})
+
+
+def test_the_id_of_a_correction_that_was_written_before_stays():
+    # Written by convcal when there was neither scale nor crop.
+    calibration = Calibration({"y": OutputCalibration("correctable", "", "", PLAIN)})
+    assert calibration.id == "420e6263b6ad96eb"
+
+
 def test_the_schema_itself_is_valid():
     jsonschema.Draft202012Validator.check_schema(SCHEMA)
 
@@ -103,7 +140,7 @@ def test_any_truncation_is_refused_by_name(tmp_path):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        ({"version": 2}, "version 2 and this convcal reads up to 1; update convcal"),
+        ({"version": 3}, "version 3 and this convcal reads up to 2; update convcal"),
         ({"version": 0}, "version 0"),
         ({"version": "1"}, "'version' is of type str"),
         ({"format": "other"}, "convcal.calibration"),

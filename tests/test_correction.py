@@ -1,17 +1,24 @@
 # SPDX-License-Identifier: BSD-3-Clause
+import json
+
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from strategies import corrections
+from hypothesis import assume, given, settings
+from hypothesis import strategies as st
+from strategies import corrections, observed_shape, small
 
-from convcal import AxisFilter, Correction
+from convcal import AxisFilter, Correction, SincFilter
+from convcal.arithmetic import sinc_taps
 from convcal.errors import InputError
 
 
 @given(corrections())
 @settings(deadline=None)
 def test_a_correction_survives_its_record(correction):
-    assert Correction.from_dict(correction.to_dict()) == correction
+    text = json.dumps(correction.to_dict(), allow_nan=False)
+    again = Correction.from_dict(json.loads(text))
+    assert again == correction
+    assert json.dumps(again.to_dict()) == text
 
 
 def test_the_shift_has_the_sign_of_registration():
@@ -31,26 +38,123 @@ def test_margins_are_the_positions_without_a_source():
     assert region == (slice(0, 1), slice(0, 1), slice(0, 6), slice(3, 10), slice(2, 9))
 
 
-@given(corrections())
+@given(corrections(small, max_size=12), st.data())
 @settings(deadline=None)
-def test_inside_the_margins_no_value_depends_on_the_border(correction):
-    n_axes = len(correction.spatial_shape) + sum(
-        axis is not None for axis in (correction.batch_axis, correction.channel_axis)
-    )
-    shape = [9] * n_axes
-    if correction.channel_axis is not None:
-        shape[correction.channel_axis] = correction.n_channels
-    region = correction.valid_region(tuple(shape))
-    for part, size in zip(region, shape, strict=True):
+def test_inside_the_margins_no_value_depends_on_the_border(correction, data):
+    shape = list(observed_shape(correction))
+    others = (correction.batch_axis, correction.channel_axis)
+    spatial = [axis for axis in range(len(shape)) if axis not in others]
+    if correction.row_stride is None:  # rows keep their length
+        for axis, crop in zip(spatial, correction.crop, strict=True):
+            shape[axis] = sum(crop) + data.draw(st.integers(1, 30))
+    corrected = correction.apply(np.zeros(shape, correction.dtype))
+    region = correction.valid_region(corrected.shape)
+    for part, size in zip(region, corrected.shape, strict=True):
         assert 0 <= part.start <= part.stop <= size
-    spatial = iter(zip(correction.filters, strict=True))
-    for axis, part in enumerate(region):
-        if axis in (correction.batch_axis, correction.channel_axis):
-            continue
-        (axis_filter,) = next(spatial)
-        if part.start < part.stop:
-            assert part.start + axis_filter.offset >= 0
-            assert part.stop - 1 + axis_filter.offset + len(axis_filter.taps) - 1 < shape[axis]
+    n_found = [corrected.shape[axis] for axis in spatial]
+    if correction.row_stride is not None:
+        length = shape[-1]
+        n_found[-2] = sum(
+            r * correction.row_stride + length <= shape[-2] * length for r in range(shape[-2])
+        )
+    for axis, used, step, found in zip(
+        spatial, correction.filters, correction.resampling, n_found, strict=True
+    ):
+        positions = np.arange(corrected.shape[axis])
+        if step is None:
+            first, n_taps = positions + used.offset, len(used.taps)
+        else:
+            first, n_taps = sinc_taps(len(positions), step)[0], used.n_taps
+        inside = (first >= 0) & (first + n_taps <= found)
+        assert inside[region[axis]].all()
+        assert inside.sum() == region[axis].stop - region[axis].start
+
+
+@given(corrections(small, max_size=8))
+@settings(deadline=None)
+def test_the_margins_are_those_of_the_shape_it_was_fitted_on(correction):
+    shape = list(observed_shape(correction))
+    others = (correction.batch_axis, correction.channel_axis)
+    spatial = [axis for axis in range(len(shape)) if axis not in others]
+    for axis, size in zip(spatial, correction.spatial_shape, strict=True):
+        shape[axis] = size
+    region = correction.valid_region(tuple(shape))
+    for axis, size, (start, end) in zip(
+        spatial, correction.spatial_shape, correction.margins, strict=True
+    ):
+        assert region[axis].start == min(start, size)
+        assert region[axis].stop == max(size - end, region[axis].start)
+
+
+def test_the_scale_1_is_no_scale():
+    plain = Correction(spatial_shape=(8, 8), shift=(1.0, -2.0))
+    scaled = Correction(
+        spatial_shape=(8, 8), shift=(1.0, -2.0), scale=(1.0, 1.0), origin=(0.0, 0.0)
+    )
+    assert scaled == plain
+    assert scaled.as_arguments() == plain.as_arguments()
+    assert scaled.to_dict() == plain.to_dict()
+
+
+@pytest.mark.parametrize(("scale", "origin"), [(2.0, 0.0), (1.5, 2.0), (0.5, 6.0)])
+def test_a_scale_takes_positions_from_where_the_formula_says(scale, origin):
+    observed = np.random.default_rng(0).normal(size=(1, 1, 16))
+    correction = Correction(
+        spatial_shape=(16,), shift=(1.0,), scale=(scale,), origin=(origin,), dtype="float64"
+    )
+    corrected = correction.apply(observed)[0, 0]
+    for i in range(16):
+        source = origin + scale * (i - origin) - 1
+        if source == int(source):
+            assert corrected[i] == observed[0, 0, min(max(int(source), 0), 15)]
+
+
+def test_small_axes_get_fewer_taps():
+    taps = [SincFilter.for_size(size).n_taps for size in (1, 8, 16, 24, 48, 1000)]
+    assert taps == [2, 2, 4, 6, 12, 12]
+
+
+@given(corrections(small, max_size=8))
+@settings(deadline=None)
+def test_cropping_first_or_as_a_part_of_it_is_the_same(correction):
+    assume(correction.has_crop)
+    observed = np.random.default_rng(0).normal(size=observed_shape(correction))
+    window = [slice(None)] * observed.ndim
+    others = (correction.batch_axis, correction.channel_axis)
+    spatial = [axis for axis in range(observed.ndim) if axis not in others]
+    for axis, (start, end) in zip(spatial, correction.crop, strict=True):
+        window[axis] = slice(start, observed.shape[axis] - end)
+    record = {key: value for key, value in correction.to_dict().items() if key != "crop"}
+    rest = Correction.from_dict(record)
+    np.testing.assert_array_equal(correction.apply(observed), rest.apply(observed[tuple(window)]))
+
+
+def test_an_over_long_output_is_cut_to_its_length():
+    observed = np.arange(24, dtype=np.float32).reshape(1, 2, 12)
+    correction = Correction((9,), gain=(1.0, 1.0), bias=(0.0, 0.0), crop=((0, 3),))
+    assert not correction.is_identity
+    np.testing.assert_array_equal(correction.apply(observed), observed[..., :9])
+    assert correction.margins == ((0, 0),)
+    out = np.empty((1, 2, 9), np.float32)
+    assert correction.apply(observed, out=out) is out
+    with pytest.raises(InputError, match=r"out has shape \(1, 2, 12\)"):
+        correction.apply(observed, out=np.empty_like(observed))
+
+
+def test_rows_apart_come_back_and_the_lost_ones_are_margin():
+    # 13 half-precision values in rows of 32, as coremltools issue 1893 has them.
+    picture = np.random.default_rng(0).normal(size=(10, 13)).astype(np.float16)
+    buffer = np.zeros((10, 32), np.float16)
+    buffer[:, :13] = picture
+    observed = buffer.ravel()[:130].reshape(10, 13)
+    correction = Correction(
+        (10, 13), dtype="float16", batch_axis=None, channel_axis=None, row_stride=32
+    )
+    corrected = correction.apply(observed)
+    region = correction.valid_region(corrected.shape)
+    assert region == (slice(0, 4), slice(0, 13))
+    np.testing.assert_array_equal(corrected[region], picture[:4])
+    np.testing.assert_array_equal(corrected[4:], np.broadcast_to(picture[3], (6, 13)))
 
 
 @pytest.mark.parametrize(("batch_axis", "channel_axis"), [(0, 1), (1, 0), (3, 2), (2, None)])
@@ -109,6 +213,29 @@ def test_the_identity_is_known():
             {"spatial_shape": (4,), "gain": (1.0,) * 2, "bias": (0.0,) * 2, "channel_axis": None},
             "no channel axis",
         ),
+        ({"spatial_shape": (2**31,)}, "positive sizes"),
+        ({"spatial_shape": (9,), "scale": (2.1,)}, "'scale' is 2.1 on spatial axis 0; 0.5 to 2"),
+        ({"spatial_shape": (9,), "scale": (float("nan"),)}, "'scale' is nan"),
+        ({"spatial_shape": (9,), "scale": (-1.0,)}, "'scale' is -1.0"),
+        ({"spatial_shape": (9,), "scale": (1.5, 1.5)}, "1 spatial axes, 2 scales"),
+        ({"spatial_shape": (9,), "origin": (3.0,)}, "'origin' is 3.0 .* where nothing is scaled"),
+        ({"spatial_shape": (9,), "scale": (1.5,), "origin": (float("inf"),)}, "the origin inf"),
+        ({"spatial_shape": (9,), "scale": (1.5,), "shift": (1e9,)}, "the shift 1000000000.0"),
+        ({"spatial_shape": (9,), "scale": (1.5,), "filters": (AxisFilter(),)}, "a SincFilter"),
+        ({"spatial_shape": (9,), "filters": (SincFilter(),)}, "give it an AxisFilter"),
+        ({"spatial_shape": (9,), "crop": ((-1, 0),)}, r"the crop .* \(-1, 0\)"),
+        ({"spatial_shape": (9,), "crop": ((0, 2**25),)}, "the crop"),
+        ({"spatial_shape": (9,), "crop": ((0, 1),) * 2}, "2 crops"),
+        ({"spatial_shape": (8, 9), "row_stride": 9}, "rows have 9 values; more than that"),
+        ({"spatial_shape": (8, 9), "row_stride": 11, "crop": ((0, 0), (0, 2))}, "have 11 values"),
+        ({"spatial_shape": (9,), "row_stride": 16}, "last two axes are spatial"),
+        ({"spatial_shape": (8, 9), "row_stride": 16, "channel_axis": 3}, "last two axes are"),
+        ({"spatial_shape": (8, 9), "row_stride": 16, "batch_axis": 2}, "batch axis, if any, in"),
+        (
+            {"spatial_shape": (8, 9), "row_stride": 16, "gain": (1.0,) * 3, "bias": (0.0,) * 3},
+            "3 channels and 1 planes means that whole channels or planes were never read",
+        ),
+        ({"spatial_shape": (2, 8, 9), "row_stride": 16}, "1 channels and 2 planes"),
     ],
 )
 def test_contradictions_are_refused(arguments, message):
@@ -137,9 +264,37 @@ def test_filters_are_bounded(offset, taps, message):
         ({"gain": [True]}, "'gain' must be a list of numbers"),
         ({"gain": [10**400]}, "beyond float64"),
         ({"shift": [-1.0]}, "the shift -1.0 is not what a filter of 1 taps from offset 2"),
-        ({"scale": [2.0]}, "'scale' is not 1"),
+        ({"scale": [2.0]}, "the scale 2.0 and the taps of an axis without"),
+        ({"scale": [2.5]}, "'scale' is 2.5"),
+        ({"scale": [10**400]}, "beyond float64"),
+        ({"scale": "1"}, "'scale' must be a list of numbers"),
         ({"origin": ["x"]}, "'origin' must be a list of numbers"),
-        ({"origin": [1.0]}, "'origin' is not 0"),
+        ({"origin": [1.0]}, "'origin' is 1.0"),
+        ({"crop": [[1, 2.5]]}, "'crop' must be a list of pairs of whole numbers"),
+        ({"crop": [[1, 2, 3]]}, "'crop' must be a list of pairs"),
+        ({"crop": {"0": 1}}, "'crop' must be a list of pairs"),
+        ({"crop": [[-1, 0]]}, "the crop of spatial axis 0"),
+        ({"row_stride": 16.5}, "'row_stride' must be a whole number"),
+        ({"row_stride": None}, "'row_stride' must be a whole number"),
+        ({"row_stride": 16}, "last two axes are spatial"),
+        ({"interpolation": {"axes": [{"kernel": "lanczos"}]}}, "'kernel' is 'lanczos'"),
+        ({"interpolation": {"axes": [{"kernel": "kaiser-sinc"}]}}, "'n_taps' is missing"),
+        (
+            {"interpolation": {"axes": [{"kernel": "kaiser-sinc", "n_taps": 3, "beta": 6.0}]}},
+            "3 taps; even numbers from 2 to 64",
+        ),
+        (
+            {"interpolation": {"axes": [{"kernel": "kaiser-sinc", "n_taps": 4, "beta": 1e3}]}},
+            "the beta of a sinc is 1000.0",
+        ),
+        (
+            {"interpolation": {"axes": [{"kernel": "kaiser-sinc", "n_taps": 4, "beta": "6"}]}},
+            "'beta' must be a number",
+        ),
+        (
+            {"interpolation": {"axes": [{"kernel": "kaiser-sinc", "n_taps": 4, "beta": 6}]}},
+            "the scale 1 and a sinc",
+        ),
         ({"border": "wrap"}, "'wrap'"),
         ({"margins": [[0, 0]]}, r"\[\[0, 0\]\], but the filters give"),
         ({"interpolation": []}, "'interpolation': an object was expected, not list"),

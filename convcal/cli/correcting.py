@@ -121,6 +121,11 @@ def add_export(verbs: Verbs) -> None:
         metavar="OBSERVED",
         help="the observed .mlpackage, for --to coreml; it stays as it is",
     )
+    parser.add_argument(
+        "--allow-scale",
+        action="store_true",
+        help="accept 'gather' operations for a scaled axis, for --to coreml",
+    )
     add_output(parser, metavar="FILE", what="file or package")
     _add_precision(parser)
     add_json(parser)
@@ -132,6 +137,8 @@ def _export(arguments: argparse.Namespace) -> Outcome:
         raise UsageError("--to coreml needs --model OBSERVED, the package to be corrected")
     if arguments.to == "python" and arguments.model is not None:
         raise UsageError("--to python needs no --model; leave it out")
+    if arguments.to == "python" and arguments.allow_scale:
+        raise UsageError("--to python scales as it is; leave --allow-scale out")
     from convcal.calibration import Calibration
     from convcal.files import ensure_absent
 
@@ -147,6 +154,7 @@ def _export(arguments: argparse.Namespace) -> Outcome:
             arguments.model,
             arguments.output,
             precision=arguments.precision,
+            allow_scale=arguments.allow_scale,
             force=arguments.force,
         )
     elif not calibration.is_identity:

@@ -1,8 +1,9 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Build operations of an ML Program as protobuf messages.
 
-Every operation has the form of the iOS 15 operation set, which all later ones accept, and every
-constant is an immediate value, so that neither the deployment target nor the weight file changes.
+Every operation has the form of the iOS 15 operation set, which all later ones accept (but for one
+parameter of ``gather``), and every constant is an immediate value, so that neither the deployment
+target nor the weight file changes.
 """
 
 from __future__ import annotations
@@ -43,6 +44,8 @@ class OperationList:
         What every new name begins with.
     taken : set of str
         Names in use; new ones are added.
+    opset : str
+        The operation set of the block that they are for, ``"CoreML5"`` (iOS 15) or later.
 
     Attributes
     ----------
@@ -50,8 +53,11 @@ class OperationList:
         What was built.
     """
 
-    def __init__(self, prefix: str, taken: set[str]) -> None:
+    def __init__(self, prefix: str, taken: set[str], *, opset: str = "CoreML5") -> None:
         self.messages: list[Any] = []
+        # Of iOS 17 and later; ONNX Runtime found it required there, whatever MIL's documentation
+        # says (microsoft/onnxruntime pull request 28478), and earlier sets do not know it.
+        self._validates_indices = opset not in ("CoreML5", "CoreML6")
         self._prefix = prefix
         self._taken = taken
         _, self._mil = load_message_types()
@@ -147,6 +153,18 @@ class OperationList:
             },
         )
 
+    def gather(self, x: Tensor, *, axis: int, indices: NDArray[Any]) -> Tensor:
+        """Pick positions along one axis: ``result[i] = x[indices[i]]``, all within the axis."""
+        shape = (*x.shape[:axis], len(indices), *x.shape[axis + 1 :])
+        constants = {"indices": indices.astype(np.int32), "axis": np.asarray(axis, np.int32)}
+        if self._validates_indices:
+            constants["validate_indices"] = np.asarray(False)
+        return self._append("gather", x, shape, constants=constants)
+
+    def sum(self, x: Tensor, y: Tensor) -> Tensor:
+        """Add two tensors of the same shape."""
+        return self._append("add", x, x.shape, constants={}, others={"y": y})
+
     def multiply(self, x: Tensor, values: NDArray[Any]) -> Tensor:
         """Multiply by a constant that broadcasts to the shape of `x`."""
         return self._append("mul", x, x.shape, constants={"y": values.astype(x.dtype)})
@@ -163,6 +181,7 @@ class OperationList:
         *,
         constants: Mapping[str, NDArray[Any] | str],
         dtype: str | None = None,
+        others: Mapping[str, Tensor] | None = None,
     ) -> Tensor:
         result = Tensor(self._fresh(kind), shape, x.dtype if dtype is None else dtype)
         names = {
@@ -170,7 +189,8 @@ class OperationList:
             for parameter, value in constants.items()
         }
         operation = self._mil.Operation(type=kind)
-        for parameter, name in {"x": x.name, **names}.items():
+        tensors = {key: tensor.name for key, tensor in (others or {}).items()}
+        for parameter, name in {"x": x.name, **tensors, **names}.items():
             operation.inputs[parameter].arguments.add(name=name)
         operation.outputs.add(name=result.name, type=self._type(result.dtype, result.shape))
         operation.attributes["name"].CopyFrom(self._value(result.name))
@@ -213,6 +233,8 @@ class OperationList:
             tensor.bytes.values = value.astype("<f2").tobytes()
         elif value.dtype == np.float32:
             tensor.floats.values.extend(value.ravel().tolist())
+        elif value.dtype == np.bool_:
+            tensor.bools.values.extend(value.ravel().tolist())
         else:
             tensor.ints.values.extend(value.ravel().tolist())
         return message

@@ -19,6 +19,13 @@ How the operations carry out ``convcal.arithmetic``, and why so:
   default) never meets this. In float16 such a slice is taken along the height, between two
   transpositions: exact for every value. A one-hot ``conv`` would do without a slice, but makes
   NaN of the neighbours of an infinity and loses the sign of zero.
+* A scale, on request only, is ``gather`` once per tap with constant indices, times a constant
+  weight per position, and summed: the arithmetic of the post-processor, bit for bit, for `n_taps`
+  multiply-adds per value and ``2 n_taps n`` constants per axis of size `n`. A ``matmul`` with a
+  banded matrix costs ``n`` and ``n^2``, sums in an order of its own, and makes NaN of a whole line
+  where one value of it is not finite. ``resample``, ``crop_resize`` and ``resize_bilinear``
+  interpolate linearly, compute coordinates in float16 on some devices (a whole pixel off beyond
+  1024) and differ between chips.
 * No ``conv_transpose`` and no resampling operation, since these have faults of their own.
 """
 
@@ -31,6 +38,7 @@ from typing import TYPE_CHECKING, Any, get_args
 
 import numpy as np
 
+from convcal.arithmetic import Resampling, sinc_taps
 from convcal.coreml._coremltools import load_message_types
 from convcal.coreml.describe import (
     UNKNOWN_LENGTH,
@@ -40,8 +48,9 @@ from convcal.coreml.describe import (
     tensor_shape,
 )
 from convcal.coreml.operations import OperationList, Tensor, unique_name
-from convcal.correction import AxisFilter, Correction, Precision
+from convcal.correction import Correction, Precision
 from convcal.errors import InputError, UnsupportedModelError
+from convcal.filters import AxisFilter, SincFilter
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -62,6 +71,7 @@ def append_corrections(
     corrections: Mapping[str, Correction],
     *,
     precision: Precision = "float32",
+    allow_scale: bool = False,
     metadata: Mapping[str, str] | None = None,
 ) -> Package:
     """Correct outputs of a package.
@@ -75,6 +85,9 @@ def append_corrections(
         In a package of several functions each function that has the output is corrected.
     precision : {'float32', 'output'}
         The dtype to compute in: float32 (the result is cast back), or the output's own.
+    allow_scale : bool
+        Accept corrections that scale an axis, with ``gather`` operations, which the Neural Engine
+        may leave to the CPU or the GPU.
     metadata : mapping of str to str, optional
         Added to the user metadata of the model.
 
@@ -88,7 +101,8 @@ def append_corrections(
     ------
     InputError
         If an output does not exist, has another shape or dtype than the correction or than its
-        description says, is moved by its whole length, or was corrected before.
+        description says, is moved by its whole length, or was corrected before; if a correction
+        scales an axis and `allow_scale` is false, crops, or separates rows.
     UnsupportedModelError
         If an output is an image, has a flexible shape, or is an input passed through.
     """
@@ -98,6 +112,8 @@ def append_corrections(
     active = {name: item for name, item in corrections.items() if not item.is_identity}
     if not active:
         return package
+    for output, correction in active.items():
+        _check_kind(package, output, correction, allow_scale=allow_scale)
     model, _ = load_message_types()
     spec = model.Model()
     spec.CopyFrom(package.spec)
@@ -112,7 +128,7 @@ def append_corrections(
             where = _where(package, output, function_name)
             _check_feature(feature, where)
             stated = describe(package, function=function_name).output(output)
-            for block in function.block_specializations.values():
+            for opset, block in function.block_specializations.items():
                 made = _output_type(function, block, output, where=where)
                 source = _tensor(made, uncorrected[output], where=where)
                 if (source.shape, source.dtype) != (stated.shape, stated.dtype):
@@ -121,7 +137,7 @@ def append_corrections(
                         f"of shape {source.shape}; export the package again"
                     )
                 fitting = _fitted(correction, source, where=where)
-                operations = OperationList(f"{output}__correction", taken)
+                operations = OperationList(f"{output}__correction", taken, opset=opset)
                 _build(operations, source, fitting, precision=precision)
                 _rename_uses(block, output, uncorrected[output], where=where)
                 operations.messages[-1].outputs[0].name = output
@@ -176,6 +192,33 @@ def _check_names(package: Package, corrections: Mapping[str, Correction]) -> Non
                 f"the output '{name}' of '{package.path}' was corrected by convcal before; use the "
                 "package as it was before that"
             )
+
+
+def _check_kind(
+    package: Package, output: str, correction: Correction, *, allow_scale: bool
+) -> None:
+    """Refuse what belongs to the post-processor, and what is done on request only."""
+    where = f"the output '{output}' of '{package.path}'"
+    if correction.has_crop or correction.row_stride is not None:
+        what = "changes its shape" if correction.has_crop else "puts its rows right"
+        raise InputError(
+            f"the correction of {where} {what}, which a package cannot do: it belongs to the "
+            "post-processor; write one with --to python (export_python)"
+        )
+    if correction.has_scale and not allow_scale:
+        costs = ", ".join(
+            f"{used.n_taps} multiply-adds per value and {2 * used.n_taps * size} constants along "
+            f"spatial axis {axis} of {size}"
+            for axis, (size, used) in enumerate(
+                zip(correction.spatial_shape, correction.filters, strict=True)
+            )
+            if isinstance(used, SincFilter)
+        )
+        raise InputError(
+            f"the correction of {where} scales an axis, which takes 'gather' operations that the "
+            f"Neural Engine may not run ({costs}); accept that with --allow-scale "
+            "(allow_scale=True), or correct the output with the post-processor (--to python)"
+        )
 
 
 def _where(package: Package, output: str, function: str) -> str:
@@ -260,6 +303,8 @@ def _fitted(correction: Correction, tensor: Tensor, *, where: str) -> Correction
     if spatial_shape != tuple(correction.spatial_shape) or n_channels != correction.n_channels:
         raise _misfit(where, tensor, correction)
     for axis, axis_filter in zip(axes, correction.filters, strict=True):
+        if isinstance(axis_filter, SincFilter):
+            continue
         if max(axis_filter.margins) >= tensor.shape[axis]:
             raise InputError(
                 f"{where} has {tensor.shape[axis]} positions on axis {axis}, and the correction "
@@ -291,7 +336,12 @@ def _build(
     rank = len(source.shape)
     view: tuple[int, ...]
     x = operations.cast(source, dtype=compute)
-    filters = dict(zip(_spatial_axes(rank, correction), correction.filters, strict=True))
+    axes = _spatial_axes(rank, correction)
+    filters = {
+        axis: used
+        for axis, used in zip(axes, correction.filters, strict=True)
+        if isinstance(used, AxisFilter)
+    }
     for axis in range(rank - 2):
         if filters.get(axis, _IDENTITY) != _IDENTITY:
             shape = source.shape
@@ -308,6 +358,9 @@ def _build(
         x = operations.reshape(x, shape=view)
         x = _move(operations, x, {axis + shift: item for axis, item in last.items()})
     x = operations.reshape(x, shape=source.shape)
+    for axis, resampling in zip(axes, correction.resampling, strict=True):
+        if resampling is not None:
+            x = _resample(operations, x, axis, resampling)
     along_channels = [1] * rank
     if correction.channel_axis is not None:
         along_channels[correction.channel_axis] = correction.n_channels
@@ -370,6 +423,20 @@ def _crop(operations: OperationList, x: Tensor, begin: list[int], shape: tuple[i
         shape=tuple(shape[axis] for axis in swap),
     )
     return operations.transpose(turned, permutation=swap)
+
+
+def _resample(operations: OperationList, x: Tensor, axis: int, resampling: Resampling) -> Tensor:
+    """Interpolate along one axis where every position has its own taps."""
+    size = x.shape[axis]
+    first, taps = sinc_taps(size, resampling)
+    along = [1] * len(x.shape)
+    along[axis] = size
+    total: Tensor | None = None
+    for k in range(taps.shape[1]):
+        picked = operations.gather(x, axis=axis, indices=np.clip(first + k, 0, size - 1))
+        weighted = operations.multiply(picked, taps[:, k].reshape(along))
+        total = weighted if total is None else operations.sum(total, weighted)
+    return x if total is None else total
 
 
 def _rename_uses(block: Any, old: str, new: str, *, where: str) -> None:

@@ -38,6 +38,7 @@ def export_coreml(
     target: str | os.PathLike[str],
     *,
     precision: Precision = "float32",
+    allow_scale: bool = False,
     force: bool = False,
 ) -> Path | None:
     """Write the observed package with its corrections appended.
@@ -52,6 +53,10 @@ def export_coreml(
         The new package, a name that ends in ``.mlpackage``.
     precision : {'float32', 'output'}
         The dtype to compute in: float32 (the result is cast back), or each output's own.
+    allow_scale : bool
+        Accept corrections that scale an axis. Per scaled axis of size ``n`` they take ``n_taps``
+        (12) ``gather`` operations, as many multiply-adds per value, and ``2 n_taps n`` constants.
+        The Neural Engine may leave ``gather`` to the CPU or the GPU.
     force : bool
         Replace a target that exists.
 
@@ -60,13 +65,15 @@ def export_coreml(
     pathlib.Path or None
         The new package: the same inputs, outputs, functions, descriptions and deployment target,
         the same weights byte for byte, and operations at the end of its program that give the
-        bits of `PostProcessor` for whole-pixel shifts, gain and bias. None if there is nothing to
-        correct; then nothing is written.
+        bits of `PostProcessor` for whole-pixel shifts, scale, gain and bias. None if there is
+        nothing to correct; then nothing is written.
 
     Raises
     ------
     InputError
-        If the package cannot be read, or the calibration is for another model.
+        If the package cannot be read, the calibration is for another model, or a correction scales
+        an axis without `allow_scale`, crops or has a row stride: the last two belong to the
+        post-processor (`convcal.export_python`).
     UnsupportedModelError
         If the package is no ML Program, or an output to be corrected is an image or flexible.
     OutputExistsError, WriteError
@@ -88,6 +95,7 @@ def export_coreml(
         original,
         corrections,
         precision=precision,
+        allow_scale=allow_scale,
         metadata={PROVENANCE_KEY: _provenance(calibration, precision)},
     )
     if calibration.is_identity:

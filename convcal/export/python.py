@@ -15,10 +15,12 @@ import numpy as np
 from convcal.calibration import Calibration
 from convcal.cautions import warn_of_uncorrected
 from convcal.correction import Correction, Precision
-from convcal.errors import SelfCheckError
+from convcal.errors import InputError, SelfCheckError
 from convcal.files import staged
 
 __all__ = ["export_python"]
+
+_LARGEST_PROBE = 2**26
 
 _TEMPLATE = '''\
 #!/usr/bin/env python3
@@ -105,6 +107,8 @@ def export_python(
     ------
     OutputExistsError, WriteError
         If the file exists or cannot be written.
+    InputError
+        If a crop is so large that the file could not test itself.
     SelfCheckError
         If the generated file does not pass its own test; it is not kept.
 
@@ -155,9 +159,12 @@ def _label(calibration: Calibration) -> str:
 def _entry(correction: Correction, precision: Precision) -> dict[str, Any]:
     """Give the arguments of one output and the values its test expects."""
     # Large enough to show the shift, small enough for 3-D with many channels.
-    longest = (0, 72, 40, 16)[len(correction.spatial_shape)]
-    sizes = iter(min(size, longest) for size in correction.spatial_shape)
-    n_axes = len(correction.spatial_shape)
+    n_spatial = len(correction.spatial_shape)
+    lengths = [min(size, (0, 72, 40, 16)[n_spatial]) for size in correction.spatial_shape]
+    if correction.row_stride is not None:
+        lengths[-1] = correction.spatial_shape[-1]  # rows keep their length
+    sizes = iter(length + sum(ends) for length, ends in zip(lengths, correction.crop, strict=True))
+    n_axes = n_spatial
     n_axes += sum(axis is not None for axis in (correction.batch_axis, correction.channel_axis))
     shape = tuple(
         1
@@ -167,6 +174,12 @@ def _entry(correction: Correction, precision: Precision) -> dict[str, Any]:
         else next(sizes)
         for axis in range(n_axes)
     )
+    if math.prod(shape) > _LARGEST_PROBE:
+        raise InputError(
+            f"the correction crops {correction.crop}, has rows of {lengths[-1]} values and "
+            f"{correction.n_channels} channels, too much for the test in an exported file; up to "
+            f"{_LARGEST_PROBE} values are accepted: apply it with 'convcal apply'"
+        )
     probe = (np.arange(math.prod(shape), dtype=np.int64) * 37 % 101).reshape(shape)
     corrected = correction.apply(probe.astype(correction.dtype), precision=precision)
     step = max(1, corrected.size // 16) | 1

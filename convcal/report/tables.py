@@ -14,11 +14,14 @@ from rich.text import Text
 
 from convcal.calibration import Calibration, OutputCalibration
 from convcal.checking import CheckResult
+from convcal.correction import AxisFilter
 from convcal.diagnostics import MachineReport
 from convcal.report.text import (
     describe_channels,
+    describe_crop,
     describe_displacement,
     describe_margins,
+    describe_scale,
     number,
     plain,
     printable,
@@ -139,10 +142,18 @@ def _correction_lines(output: OutputCalibration) -> Iterator[str]:
         else:
             yield "no correction; outputs stay as they are"
         return
-    if correction.has_shift:
+    if correction.row_stride is not None:
+        yield f"row stride {correction.row_stride}: rows were read as if they followed each other"
+    if correction.has_crop:
+        yield f"crop {describe_crop(correction)}: not in the reference, dropped"
+    if any(correction.shift):
         unit = "samples" if len(correction.shift) == 1 else "px"
         values = ", ".join(f"{value:.5g}" for value in correction.shift)
         yield f"shift ({values}) {unit}: {describe_displacement(correction)}"
+    elif correction.has_shift and not correction.has_scale:
+        taps = [len(used.taps) for used in correction.filters if isinstance(used, AxisFilter)]
+        yield f"neighbours weighted by filters of {', '.join(map(str, taps))} taps, without a shift"
+    yield from describe_scale(correction)
     yield from describe_channels(correction)
     if any(any(pair) for pair in correction.margins):
         yield f"margins {describe_margins(correction)}: lost content, the edge is repeated there"

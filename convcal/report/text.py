@@ -13,8 +13,10 @@ if TYPE_CHECKING:
 
 __all__ = [
     "describe_channels",
+    "describe_crop",
     "describe_displacement",
     "describe_margins",
+    "describe_scale",
     "number",
     "plain",
     "printable",
@@ -79,7 +81,7 @@ def describe_displacement(correction: Correction) -> str:
     Parameters
     ----------
     correction : Correction
-        Whose shift is not zero.
+        With a shift that is not zero.
 
     Returns
     -------
@@ -119,9 +121,18 @@ def describe_margins(correction: Correction) -> str:
         In 2-D as ``'0 rows at the top and 4 at the bottom, 0 columns at the left and 4 at the
         right'``; axes without margins are left out.
     """
-    names = _MARGINS.get(len(correction.margins))
+    return _ends(correction.margins)
+
+
+def describe_crop(correction: Correction) -> str:
+    """Say how many positions are dropped at which ends, in the words of `describe_margins`."""
+    return _ends(correction.crop)
+
+
+def _ends(pairs: Sequence[tuple[int, int]]) -> str:
+    names = _MARGINS.get(len(pairs))
     parts = []
-    for axis, (start, end) in enumerate(correction.margins):
+    for axis, (start, end) in enumerate(pairs):
         if start or end:
             unit, first, last = (
                 names[axis] if names else ("position", f"start of spatial axis {axis}", "end")
@@ -129,6 +140,37 @@ def describe_margins(correction: Correction) -> str:
             plural = "s" if start != 1 else ""
             parts.append(f"{start} {unit}{plural} at the {first} and {end} at the {last}")
     return ", ".join(parts)
+
+
+def describe_scale(correction: Correction) -> list[str]:
+    """Say how far the observed content is stretched.
+
+    Parameters
+    ----------
+    correction : Correction
+        Of any number of spatial axes.
+
+    Returns
+    -------
+    list of str
+        A line per axis that is scaled, as ``'scale 1.0005 about column 0: the observed content is
+        stretched by 0.5 px over 1024 columns'``; a scale below 1 undoes a squeeze.
+    """
+    names = _MARGINS.get(len(correction.scale))
+    lines = []
+    for axis, (size, scale, origin) in enumerate(
+        zip(correction.spatial_shape, correction.scale, correction.origin, strict=True)
+    ):
+        if scale == 1:
+            continue
+        unit = names[axis][0] if names else "position"
+        where = "" if names else f" of spatial axis {axis}"
+        lines.append(
+            f"scale {scale:.7g} about {unit} {origin:.5g}{where}: the observed content is "
+            f"{'stretched' if scale > 1 else 'squeezed'} by {abs(scale - 1) * size:.3g} "
+            f"{'samples' if len(correction.scale) == 1 else 'px'} over {size} {unit}s"
+        )
+    return lines
 
 
 def describe_channels(correction: Correction) -> list[str]:

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 from cli.scenes import displaced
 
+from convcal import Calibration, Correction, OutputCalibration
 from convcal.coreml._coremltools import load_message_types
 
 OUT = ("-o", "net.json")
@@ -240,6 +241,15 @@ def test_a_file_that_is_no_calibration(refused, folder):
     (folder / "other.json").write_text("{}")
     refused("export", "other.json", "--to", "python", "-o", "net.py", names=["other.json"])
     refused("export", "gone.json", "--to", "python", "-o", "net.py", names=["gone.json"])
+
+
+def test_a_package_is_scaled_only_where_it_is_allowed(refused, convcal, folder, pair):
+    correction = Correction((8,), scale=(1.1,), gain=(1.0,) * 2, bias=(0.0,) * 2)
+    output = OutputCalibration("correctable", "", "scale", correction)
+    path = Calibration({"y": output}).save(folder / "scale.json")
+    words = ("export", path, "--to", "coreml", "--model", pair[1], "-o", "new.mlpackage")
+    refused(*words, names=["--allow-scale", "2 multiply-adds per value"], error="bad-input")
+    assert convcal(*words, "--allow-scale").code == 0
 
 
 def test_a_calibration_for_another_model(refused, folder, calibration, pair, captured):

@@ -3,7 +3,7 @@
 
 import numpy as np
 
-from convcal import AxisFilter, Correction
+from convcal import AxisFilter, Correction, SincFilter
 
 # Shape of the output, batch axis, channel axis.
 LAYOUTS = {
@@ -31,6 +31,11 @@ FRACTIONAL = [
     AxisFilter(2, (0.3, 0.7)),
     AxisFilter(-4, (0.25, 0.75)),
 ]
+# One stretched, one moved, one squeezed, where there are as many axes; and with a fraction.
+SCALED = [SincFilter(4), AxisFilter(1), SincFilter(6)]
+SCALED_MIXED = [AxisFilter(2, (0.3, 0.7)), SincFilter(4), AxisFilter(-1)]
+SCALES = [1.07, 1.05, 0.8]
+ORIGINS = [1.5, 0.0, -2.0]
 MIXED = [AxisFilter(0, (0.4, 0.6)), AxisFilter(1), AxisFilter(-2)]
 
 
@@ -41,11 +46,14 @@ def correction_of(layout, kind, *, dtype="float32", affine=True):
     filters = tuple(kind[: len(axes)])
     n_channels = 1 if channel_axis is None else shape[channel_axis]
     channels = np.arange(n_channels)
+    sinc = [isinstance(item, SincFilter) for item in filters]
     return Correction(
         spatial_shape=tuple(shape[axis] for axis in axes),
         dtype=dtype,
-        shift=tuple(-float(item.offset) for item in filters),
+        shift=tuple(0.6 if isinstance(item, SincFilter) else -item.offset for item in filters),
         filters=filters,
+        scale=tuple(SCALES[axis] if used else 1.0 for axis, used in enumerate(sinc)),
+        origin=tuple(ORIGINS[axis] if used else 0.0 for axis, used in enumerate(sinc)),
         gain=tuple((1.0 + 0.013 * (channels + 1)).tolist()) if affine else (1.0,) * n_channels,
         bias=tuple((0.1 - 0.07 * channels).tolist()) if affine else (0.0,) * n_channels,
         batch_axis=batch_axis,

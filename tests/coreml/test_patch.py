@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import numpy as np
 import pytest
-from coreml.corrections import FRACTIONAL, LAYOUTS, MIXED, WHOLE, correction_of
+from coreml.corrections import FRACTIONAL, LAYOUTS, MIXED, SCALED, WHOLE, correction_of
 from coreml.models import (
     quiet,
     read_with_coremltools,
@@ -13,7 +13,7 @@ from coreml.models import (
     weighted,
 )
 
-from convcal import AxisFilter, Correction
+from convcal import AxisFilter, Correction, SincFilter
 from convcal.coreml._coremltools import load_coremltools, load_message_types
 from convcal.coreml.package import read_package
 from convcal.coreml.patch import PATCH_KEY, append_corrections, patched_outputs
@@ -126,8 +126,54 @@ def test_only_the_correction_differs_for_every_deployment_target(tmp_path, targe
     assert saved.spec.description.metadata.userDefined["owner"] == "the tests"
 
 
+STRETCH = Correction(
+    spatial_shape=(8, 9), scale=(1.0, 1.01), origin=(0.0, 4.0), gain=(1.0,) * 4, bias=(0.0,) * 4
+)
+
+
+@pytest.mark.parametrize(
+    ("target", "validates"), [("iOS15", 0), ("iOS16", 0), ("iOS17", 1), ("iOS18", 1)]
+)
+def test_a_scale_is_gathered_in_the_form_of_every_deployment_target(tmp_path, target, validates):
+    package = read_package(
+        save_package(tmp_path / "m.mlpackage", weighted, shape=(1, 3, 8, 9), target=target)
+    )
+    patched = append_corrections(package, {"out": STRETCH}, allow_scale=True)
+    assert without_correction(patched.spec, ["out"]) == package.spec
+    n_taps = SincFilter.for_size(9).n_taps
+    assert sorted(kinds(patched.spec)) == (
+        ["add"] * (n_taps - 1) + ["gather"] * n_taps + ["mul"] * n_taps
+    )
+    for operation in appended(patched.spec):
+        if operation.type == "gather":
+            assert ("validate_indices" in operation.inputs) == validates
+    read_with_coremltools(read_package(patched.save(tmp_path / "patched.mlpackage")))
+
+
+def test_a_scale_is_refused_unless_it_is_asked_for_with_its_cost(model_path):
+    package = read_package(model_path)
+    words = r"scales.*2 multiply-adds per value and 36 constants.*--allow-scale.*--to python"
+    with pytest.raises(InputError, match=words):
+        append_corrections(package, {"out": STRETCH})
+
+
+@pytest.mark.parametrize(
+    ("correction", "words"),
+    [
+        (Correction((8, 8), crop=((0, 0), (0, 1))), "changes its shape"),
+        (Correction((8, 9), row_stride=16), "puts its rows right"),
+    ],
+)
+def test_what_changes_shapes_belongs_to_the_post_processor(model_path, correction, words):
+    package = read_package(model_path)
+    with pytest.raises(InputError, match=rf"{words}.*post-processor.*--to python"):
+        append_corrections(package, {"out": correction}, allow_scale=True)
+
+
 @pytest.mark.parametrize("layout", LAYOUTS)
-@pytest.mark.parametrize("kind", [WHOLE, FRACTIONAL, MIXED], ids=["whole", "fractional", "mixed"])
+@pytest.mark.parametrize(
+    "kind", [WHOLE, FRACTIONAL, MIXED, SCALED], ids=["whole", "fractional", "mixed", "scaled"]
+)
 @pytest.mark.parametrize(
     ("dtype", "precision"), [("float32", "float32"), ("float16", "float32"), ("float16", "output")]
 )
@@ -137,7 +183,9 @@ def test_every_layout_gives_a_program_that_coremltools_types_alike(
     shape, _, _ = LAYOUTS[layout]
     package = read_package(layout_path(layout, dtype))
     correction = correction_of(layout, kind, dtype=dtype)
-    patched = append_corrections(package, {"out": correction}, precision=precision)
+    patched = append_corrections(
+        package, {"out": correction}, precision=precision, allow_scale=True
+    )
     assert without_correction(patched.spec, ["out"]) == package.spec
     (output,) = read_with_coremltools(patched).functions["main"].outputs
     assert output.shape == shape

@@ -6,11 +6,20 @@ The packages return their input, so that the observed output is known exactly.
 
 import numpy as np
 import pytest
-from coreml.corrections import FRACTIONAL, LAYOUTS, MIXED, WHOLE, correction_of
+from coreml.corrections import (
+    FRACTIONAL,
+    LAYOUTS,
+    MIXED,
+    SCALED,
+    SCALED_MIXED,
+    WHOLE,
+    correction_of,
+)
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convcal import AxisFilter, PostProcessor
+from convcal.arithmetic import sinc_taps
 from convcal.coreml.package import read_package
 from convcal.coreml.patch import append_corrections
 from convcal.runtime.reference import ReferenceRunner
@@ -20,7 +29,9 @@ PRECISIONS = [("float32", "float32"), ("float16", "float32"), ("float16", "outpu
 
 def both(path, correction, observed, *, precision):
     """Run the patched package, and the post-processor on what the package was given."""
-    patched = append_corrections(read_package(path), {"out": correction}, precision=precision)
+    patched = append_corrections(
+        read_package(path), {"out": correction}, precision=precision, allow_scale=True
+    )
     with ReferenceRunner(patched, threads=1) as runner:
         from_package = runner.run({"x": observed})["out"]
     post_process = PostProcessor({"out": correction}, precision=precision)
@@ -45,6 +56,29 @@ def test_whole_pixels_gain_and_bias_agree_bit_for_bit(layout_path, layout, dtype
     )
     assert same_bits(from_package, from_post_processor)
     assert not np.array_equal(from_package, observed_of(layout, dtype))
+
+
+@pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "rank2-affine"])
+@pytest.mark.parametrize(("dtype", "precision"), PRECISIONS)
+def test_a_scale_agrees_bit_for_bit(layout_path, layout, dtype, precision):
+    correction = correction_of(layout, SCALED, dtype=dtype)
+    observed = observed_of(layout, dtype)
+    from_package, from_post_processor = both(
+        layout_path(layout, dtype), correction, observed, precision=precision
+    )
+    assert same_bits(from_package, from_post_processor)
+    assert not np.array_equal(from_package, observed)
+
+
+def test_a_value_that_is_not_finite_spoils_no_more_than_the_taps_that_reach_it(layout_path):
+    observed = observed_of("rank4-2d", "float32")
+    observed[0, 0, 3, 4] = np.inf
+    correction = correction_of("rank4-2d", SCALED, affine=False)
+    from_package, from_post_processor = both(
+        layout_path("rank4-2d", "float32"), correction, observed, precision="float32"
+    )
+    assert same_bits(from_package, from_post_processor)
+    assert 0 < np.sum(~np.isfinite(from_package)) <= 5
 
 
 @pytest.mark.parametrize("precision", ["float32", "output"])
@@ -89,18 +123,26 @@ def rounding_bound(correction, observed, *, compute, dtype):
     to a narrower output dtype may round the two to neighbours: one unit in the last place more.
     """
     unit = np.finfo(compute).eps / 2
-    steps = sum(len(item.taps) for item in correction.filters if not item.is_whole) + 2
+    taps = [
+        np.array(item.taps)[None] if step is None else sinc_taps(size, step)[1]
+        for size, item, step in zip(
+            correction.spatial_shape, correction.filters, correction.resampling, strict=True
+        )
+    ]
+    steps = sum(item.shape[1] for item in taps if item.shape[1] > 1) + 2
     gamma = steps * unit / (1 - steps * unit)
     reach = np.abs(observed.astype(np.float64)).max() * max(map(abs, correction.gain))
-    for item in correction.filters:
-        reach *= sum(map(abs, item.taps))
+    for item in taps:
+        reach *= np.abs(item).sum(axis=1).max()
     size = reach + max(map(abs, correction.bias))
     last_place = 0.0 if dtype == compute else np.finfo(dtype).eps * size
     return 2 * gamma * size + last_place
 
 
 @pytest.mark.parametrize("layout", [name for name in LAYOUTS if name != "rank2-affine"])
-@pytest.mark.parametrize("kind", [FRACTIONAL, MIXED], ids=["fractional", "mixed"])
+@pytest.mark.parametrize(
+    "kind", [FRACTIONAL, MIXED, SCALED_MIXED], ids=["fractional", "mixed", "scaled"]
+)
 @pytest.mark.parametrize(("dtype", "precision"), PRECISIONS)
 def test_fractions_agree_within_the_rounding_of_their_sums(
     layout_path, layout, kind, dtype, precision

@@ -10,27 +10,12 @@ import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
-from strategies import calibrations, small
+from strategies import calibrations, observed_shape, small
 
 from convcal import Calibration, Correction, OutputCalibration, PostProcessor, export_python
-from convcal.errors import ConvcalWarning, OutputExistsError, SelfCheckError
+from convcal.errors import ConvcalWarning, InputError, OutputExistsError, SelfCheckError
 
 HOSTILE = '"""\n\\\x00\u2028\'; import os; os.abort()  # {0} %s \ud83d'
-
-
-def shape_of(correction):
-    sizes = iter(correction.spatial_shape)
-    n_axes = len(correction.spatial_shape) + sum(
-        axis is not None for axis in (correction.batch_axis, correction.channel_axis)
-    )
-    return tuple(
-        2
-        if axis == correction.batch_axis
-        else correction.n_channels
-        if axis == correction.channel_axis
-        else next(sizes)
-        for axis in range(n_axes)
-    )
 
 
 @pytest.mark.filterwarnings("ignore:there is no correction:convcal.errors.ConvcalWarning")
@@ -43,7 +28,7 @@ def test_it_gives_the_bits_of_the_post_processor(tmp_path_factory, calibration, 
     corrections = {name: output.correction for name, output in calibration.outputs.items()}
     rng = np.random.default_rng(0)
     outputs = {
-        name: rng.normal(size=shape_of(correction)).astype(correction.dtype)
+        name: rng.normal(size=observed_shape(correction, n_batch=2)).astype(correction.dtype)
         for name, correction in corrections.items()
     }
     expected = PostProcessor(corrections, precision=precision)(outputs)
@@ -85,7 +70,7 @@ def test_the_file_tests_itself_and_needs_numpy_only(tmp_path):
         if isinstance(node, ast.Import | ast.ImportFrom)
         for alias in node.names
     }
-    assert imported <= {"__future__", "collections.abc", "typing", "numpy"}
+    assert imported <= {"__future__", "collections.abc", "functools", "typing", "numpy"}
 
 
 def test_the_self_test_notices_a_changed_number(tmp_path):
@@ -103,6 +88,33 @@ def test_the_self_test_notices_a_changed_number(tmp_path):
         changed.write_text(text.replace(old, new))
         with pytest.raises(RuntimeError, match="expected"):
             runpy.run_path(str(changed))["self_test"]()
+
+
+@pytest.mark.parametrize(
+    ("correction", "changes"),
+    [
+        (Correction((64,), scale=(1.01,)), [("1.01", "1.011"), (", 12, 6.0", ", 10, 6.0")]),
+        (Correction((8,), crop=((1, 2),)), [("((1, 2),)", "((2, 1),)")]),
+        (Correction((8, 8), row_stride=16), [("(8, 16)", "(8, 17)")]),
+    ],
+)
+def test_the_self_test_notices_a_changed_scale_crop_or_row_stride(tmp_path, correction, changes):
+    path = tmp_path / "corrections.py"
+    export_python(Calibration({"y": OutputCalibration("correctable", "", "", correction)}), path)
+    for old, new in changes:
+        text = path.read_text()
+        assert text.count(old) == 1
+        changed = tmp_path / "changed.py"
+        changed.write_text(text.replace(old, new))
+        with pytest.raises(RuntimeError, match="expected"):
+            runpy.run_path(str(changed))["self_test"]()
+
+
+def test_a_correction_too_large_to_be_tested_is_refused(tmp_path):
+    correction = Correction((8, 8), crop=((2**24, 0), (2**24, 0)))
+    calibration = Calibration({"y": OutputCalibration("correctable", "", "", correction)})
+    with pytest.raises(InputError, match="too much for the test in an exported file"):
+        export_python(calibration, tmp_path / "corrections.py")
 
 
 def test_a_file_that_fails_its_own_test_is_not_kept(tmp_path, monkeypatch):

@@ -6,7 +6,7 @@ import io
 import pytest
 from rich.console import Console
 
-from convcal import Calibration, Correction, OutputCalibration
+from convcal import AxisFilter, Calibration, Correction, OutputCalibration
 from convcal.report.tables import calibration_tables
 
 
@@ -42,3 +42,40 @@ def test_wrapped_lines_keep_their_indent_and_unwrapped_ones_stay_whole():
     assert all(len(line) <= 40 for line in wrapped)
     whole = read(shifted(), width=40, soft_wrap=True)
     assert any(len(line) > 80 and line.startswith("  margins ") for line in whole)
+
+
+STRETCHED = "the observed content is stretched by 16 samples over 64 samples"
+
+
+@pytest.mark.parametrize(
+    ("correction", "lines"),
+    [
+        (
+            Correction((64,), scale=(1.25,), origin=(3.0,)),
+            [f"scale 1.25 about sample 3: {STRETCHED}"],
+        ),
+        (
+            Correction((64,), shift=(2.0,), scale=(1.25,)),
+            [
+                "shift (2) samples: the observed content sits 2 samples too early",
+                f"scale 1.25 about sample 0: {STRETCHED}",
+            ],
+        ),
+        (
+            Correction((64,), crop=((0, 9),)),
+            ["crop 0 samples at the start and 9 at the end: not in the reference, dropped"],
+        ),
+        (
+            Correction((64, 8), row_stride=16),
+            ["row stride 16: rows were read as if they followed each other"],
+        ),
+        (
+            Correction((64,), filters=(AxisFilter(-1, (0.25, 0.5, 0.25)),)),
+            ["neighbours weighted by filters of 3 taps, without a shift"],
+        ),
+    ],
+)
+def test_what_a_correction_does_is_said(correction, lines):
+    calibration = Calibration({"y": OutputCalibration("correctable", "a", "", correction)})
+    said = [line.strip() for line in read(calibration, soft_wrap=True)]
+    assert [line for line in said[1:] if not line.startswith("margins ")] == lines

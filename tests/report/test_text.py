@@ -9,8 +9,10 @@ from convcal.correction import AxisFilter, Correction
 from convcal.report.text import (
     LONGEST_NAME,
     describe_channels,
+    describe_crop,
     describe_displacement,
     describe_margins,
+    describe_scale,
     number,
     plain,
     printable,
@@ -62,6 +64,33 @@ def test_a_displacement_is_the_opposite_of_its_shift(shift, words):
 )
 def test_margins_are_named_by_their_edges(shift, words):
     assert describe_margins(shifted(*shift)) == words
+
+
+def test_a_scale_is_a_stretch_or_a_squeeze_about_a_place():
+    line = Correction((1000,), scale=(1.0005,), origin=(12.0,))
+    assert describe_scale(line) == [
+        (
+            "scale 1.0005 about sample 12: the observed content is stretched by 0.5 samples over "
+            "1000 samples"
+        )
+    ]
+    picture = Correction((8, 64), scale=(1.0, 0.75), origin=(0.0, 31.5))
+    assert describe_scale(picture) == [
+        "scale 0.75 about column 31.5: the observed content is squeezed by 16 px over 64 columns"
+    ]
+    volume = Correction((8, 8, 64), scale=(1.0, 1.0, 1.25), origin=(0.0, 0.0, 1.0))
+    assert describe_scale(volume) == [
+        (
+            "scale 1.25 about position 1 of spatial axis 2: the observed content is stretched by "
+            "16 px over 64 positions"
+        )
+    ]
+    assert describe_scale(shifted(1.0, 2.0)) == []
+
+
+def test_a_crop_is_named_by_its_edges():
+    crop = describe_crop(Correction((8, 8), crop=((0, 0), (1, 3))))
+    assert crop == "1 column at the left and 3 at the right"
 
 
 def affine(gain, bias):

@@ -141,22 +141,27 @@ def test_a_time_limit_ends_the_run():
 CUBIC = AxisFilter(offset=-2, taps=(-0.0625, 0.5625, 0.5625, -0.0625))
 
 
-@pytest.mark.parametrize(("shift", "filters"), [(-1.0, ()), (0.5, (CUBIC,))])
+@pytest.mark.parametrize(
+    "way",
+    [
+        {"shift": (-1.0,)},
+        {"shift": (0.5,), "filters": (CUBIC,)},
+        {"shift": (0.25,), "scale": (1.1,)},
+    ],
+    ids=["whole", "fractional", "scaled"],
+)
 @pytest.mark.parametrize(("precision", "unit"), [("fp32", 2**-24), ("fp16", 2**-11)])
-def test_a_corrected_package_gives_what_the_correction_gives(
-    tmp_path, precision, unit, shift, filters
-):
+def test_a_corrected_package_gives_what_the_correction_gives(tmp_path, precision, unit, way):
     source = ISSUE_2324 / f"{precision}.mlpackage"
     (feature,) = describe(read_package(source)).outputs
     correction = Correction(
         spatial_shape=(8,),
         dtype=feature.dtype,
-        shift=(shift,),
-        filters=filters,
         gain=(1.5, 0.5),
         bias=(0.25, -1.0),
+        **way,
     )
-    package = append_corrections(read_package(source), {"y": correction})
+    package = append_corrections(read_package(source), {"y": correction}, allow_scale=True)
     sample = {"x": np.linspace(-1, 1, 4, dtype=np.float32).reshape(1, 1, 4)}
     results = []
     for path in (source, package.save(tmp_path / "corrected.mlpackage")):

@@ -6,7 +6,7 @@ import pytest
 from evaluator import evaluate
 from programs import make_package, mb
 
-from convcal import AxisFilter, Correction
+from convcal import AxisFilter, Correction, SincFilter
 from convcal.coreml.patch import append_corrections
 from convcal.runtime.reference import ReferenceRunner
 
@@ -18,6 +18,7 @@ FILTERS = {
         AxisFilter(2, (0.25, 0.75)),
         AxisFilter(0, (0.5, 0.5)),
     ),
+    "scaled": (SincFilter(4), AxisFilter(1), SincFilter(2)),
 }
 
 
@@ -28,9 +29,12 @@ FILTERS = {
 def test_patched_program_agrees_with_the_evaluator(shape, kind, precision, dtype):
     n_channels = shape[1]
     filters = FILTERS[kind][: len(shape) - 2]
+    is_sinc = [isinstance(each, SincFilter) for each in filters]
     correction = Correction(
-        shift=tuple(-float(each.offset) for each in filters),
+        shift=tuple(0.3 if isinstance(each, SincFilter) else -each.offset for each in filters),
         filters=filters,
+        scale=tuple(1.06 if scaled else 1.0 for scaled in is_sinc),
+        origin=tuple(2.5 if scaled else 0.0 for scaled in is_sinc),
         gain=tuple(1.0 + 0.01 * c for c in range(n_channels)),
         bias=tuple(0.1 * c - 0.05 for c in range(n_channels)),
         spatial_shape=shape[2:],
@@ -40,7 +44,7 @@ def test_patched_program_agrees_with_the_evaluator(shape, kind, precision, dtype
         lambda x: mb.leaky_relu(x=x, alpha=np.dtype(dtype).type(0.25), name="y"),
         x=(shape, dtype),
     )
-    patched = append_corrections(package, {"y": correction}, precision=precision)
+    patched = append_corrections(package, {"y": correction}, precision=precision, allow_scale=True)
     sample = {"x": np.random.default_rng(0).standard_normal(shape).astype(dtype)}
     with ReferenceRunner(patched, threads=1) as runner:
         result = runner.run(sample)["y"]

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import TYPE_CHECKING
 
+from convcal.errors import UnsupportedModelError
 from convcal.runtime.translation.parameters import flags, static_shape
 
 if TYPE_CHECKING:
@@ -98,6 +99,15 @@ def slice_by_size(graph: Graph, operation: Operation) -> list[str]:
     ]
 
 
+def gather(graph: Graph, operation: Operation) -> list[str]:
+    """Translate ``gather`` along one axis; negative indices count from the end in both formats."""
+    if (operation.integers("batch_dims") or (0,))[0] != 0:
+        raise UnsupportedModelError("it gathers per index of its first axes (batch_dims)")
+    axis = (operation.integers("axis") or (0,))[0]
+    indices = graph.tensor(operation.tensor("indices"))
+    return [graph.node("Gather", graph.tensor(operation.tensor("x")), indices, axis=axis)]
+
+
 def concat(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``concat``, end to end or interleaved."""
     values = operation.inputs["values"]
@@ -125,6 +135,7 @@ def split(graph: Graph, operation: Operation) -> list[str]:
 OPERATIONS: dict[str, Callable[[Graph, Operation], list[str]]] = {
     "concat": concat,
     "expand_dims": reshape,
+    "gather": gather,
     "identity": identity,
     "reshape": reshape,
     "slice_by_index": slice_by_index,
