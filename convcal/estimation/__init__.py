@@ -4,5 +4,19 @@
 from convcal.estimation.alignment import Alignment, align
 from convcal.estimation.estimate import Estimate, estimate
 from convcal.estimation.metrics import Metrics, measure, measure_channels
+from convcal.estimation.pooled import estimate_statistics
+from convcal.estimation.statistics import OutputStatistics
 
+<<<<<<< HEAD
 __all__ = ["Alignment", "Estimate", "Metrics", "align", "estimate", "measure", "measure_channels"]
+=======
+__all__ = [
+    "Estimate",
+    "Metrics",
+    "OutputStatistics",
+    "estimate",
+    "estimate_statistics",
+    "measure",
+    "measure_channels",
+]
+>>>>>>> h-stats
