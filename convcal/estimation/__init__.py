@@ -7,16 +7,14 @@ from convcal.estimation.metrics import Metrics, measure, measure_channels
 from convcal.estimation.pooled import estimate_statistics
 from convcal.estimation.statistics import OutputStatistics
 
-<<<<<<< HEAD
-__all__ = ["Alignment", "Estimate", "Metrics", "align", "estimate", "measure", "measure_channels"]
-=======
 __all__ = [
+    "Alignment",
     "Estimate",
     "Metrics",
     "OutputStatistics",
+    "align",
     "estimate",
     "estimate_statistics",
     "measure",
     "measure_channels",
 ]
->>>>>>> h-stats
