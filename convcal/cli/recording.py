@@ -55,14 +55,19 @@ _RUN_EPILOG = """\
 example:
   convcal run fp16.mlpackage --data pictures/ -o outputs.npz
 
-faults for --emulate, with what they are by default:
+faults for --emulate, with what they are by default (docs/faults.md; + joins):
   crop-origin:variant=zero,precision=fp16
-  channel-affine:gain=1.0,bias=0.0
-  int-shift:displacement=1,fill=edge
-  scale-corner:d=0.00048828125
-  row-stride
-  saturate:limit=65504.0,to=clamp
-  noise:relative=0.01,seed=0"""
+  int-shift:displacement=1,fill=edge,seed=0  frac-shift:displacement=-0.5
+  scale-corner:growth=0.00048828125,corner=start  scale-centre:ratio=0.984375
+  grid-quant:mode=stored  row-stride:fill=zero,seed=0
+  flat-offset:displacement=1,fill=zero,seed=0
+  overlong:tail=1,fill=zero,seed=0  stride-collapse:stride=2
+  channel-affine:gain=1.0,bias=0.0  channel-dead:channels=0,value=0.0
+  edge-gain:width=1,gain=0.5,side=both  last-elem:error=1.0
+  saturate:limit=65504.0,to=clamp,nan=keep  cliff:threshold=10.4,value=0.0
+  lut-bias:function=sigmoid,knots=33,reach=8.0
+  flush:threshold=6.103515625e-05  fp16-round  noise:relative=0.01,seed=0
+  garbage:strength=1.0,seed=0  prefix-only:length=4,along=last,seed=0"""
 
 
 def add_capture(verbs: Verbs) -> None:

@@ -73,7 +73,7 @@ REFUSED = [
     (fault_white_noise, "noise"),
     (fault_garbage, "unstructured"),
     (fault_other_sample, "unstructured"),
-    (shipped(f"scale-corner:d={1 / 63}"), "scale"),
+    (shipped(f"scale-corner:growth={1 / 63}"), "scale"),
     (fault_scale_centre, "scale"),
     (SATURATE, "saturation"),
     (saturate(0.01, "inf"), "saturation"),

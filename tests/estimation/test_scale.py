@@ -11,7 +11,7 @@ from convcal.faults import parse_fault
 
 
 def scaled(reference, exponent):
-    return parse_fault(f"scale-corner:d={2.0**exponent}").apply(reference)
+    return parse_fault(f"scale-corner:growth={2.0**exponent}").apply(reference)
 
 
 @pytest.mark.parametrize("exponent", range(-12, -5))

@@ -163,7 +163,7 @@ def test_later_layers_see_the_displaced_tensor():
 
 def test_faults_act_in_their_order_and_are_in_the_provenance():
     package = upsampler([1, 0])
-    texts = ["crop-origin:variant=half,precision=fp16", "saturate:limit=100.0,to=clamp"]
+    texts = ["crop-origin:variant=half,precision=fp16", "saturate:limit=100.0,to=clamp,nan=keep"]
     texts.append("channel-affine:gain=2.0,bias=1.0")
     with ReferenceRunner(package, faults=[parse_fault(text) for text in texts]) as runner:
         assert runner.provenance["faults"] == "; ".join(texts)
@@ -230,14 +230,14 @@ def test_any_runner_can_be_distorted_and_is_labelled():
         np.testing.assert_array_equal(only(runner.run({})), [[[1, 1, 2]]])
         assert runner.provenance == {
             "runtime": "recorded",
-            "faults": "int-shift:displacement=1,fill=edge",
+            "faults": "int-shift:displacement=1,fill=edge,seed=0",
         }
     assert inner.is_closed
     assert CropOrigin() == parse_fault("crop-origin")
 
 
 @pytest.mark.parametrize(
-    "idle", ["channel-affine", "saturate", "noise:relative=0", "scale-corner:d=0"]
+    "idle", ["channel-affine", "saturate", "noise:relative=0", "scale-corner:growth=0"]
 )
 def test_a_fault_that_changes_nothing_is_warned_of_once(idle):
     runner = FaultyRunner(Recorded(), [parse_fault(idle), parse_fault("saturate:limit=2")])
@@ -262,7 +262,9 @@ def test_the_reference_runtime_warns_of_idle_faults_too():
     package = make_package(lambda x: mb.relu(x=x), precision="float16", x=(1, 1, 4))
     runner = ReferenceRunner(package, faults=[parse_fault("saturate")])
     runner.run({"x": RAMP})
-    with pytest.warns(ConvcalWarning, match="'saturate:limit=65504.0,to=clamp' changes no output"):
+    with pytest.warns(
+        ConvcalWarning, match="'saturate:limit=65504.0,to=clamp,nan=keep' changes no output"
+    ):
         runner.close()
 
 

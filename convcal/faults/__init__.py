@@ -1,0 +1,48 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The documented faults of devices, to emulate them where there is no such device.
+
+A fault has a name and parameters, written ``NAME`` or ``NAME:key=value,key=value`` (what
+``--emulate`` takes); values per spatial axis are separated by slashes. Faults of arrays act on
+an output and are plain transforms, here; ``+`` joins several. Faults of operations act inside
+the network: here are their parameters, in `convcal.runtime` is what they do.
+"""
+
+from convcal.faults.base import ArrayFault, Fault
+from convcal.faults.catalogue import FAULTS, parse_fault
+from convcal.faults.composition import Compose
+from convcal.faults.gains import ChannelAffine, ChannelDead, EdgeGain, LastElem
+from convcal.faults.geometry import FracShift, GridQuant, IntShift, ScaleCentre, ScaleCorner
+from convcal.faults.memory import FlatOffset, Overlong, RowStride, StrideCollapse
+from convcal.faults.noise import Garbage, Noise, PrefixOnly
+from convcal.faults.operations import CropOrigin
+from convcal.faults.values import Cliff, Flush, Fp16Round, LutBias, Saturate
+
+__all__ = [
+    "FAULTS",
+    "ArrayFault",
+    "ChannelAffine",
+    "ChannelDead",
+    "Cliff",
+    "Compose",
+    "CropOrigin",
+    "EdgeGain",
+    "Fault",
+    "FlatOffset",
+    "Flush",
+    "Fp16Round",
+    "FracShift",
+    "Garbage",
+    "GridQuant",
+    "IntShift",
+    "LastElem",
+    "LutBias",
+    "Noise",
+    "Overlong",
+    "PrefixOnly",
+    "RowStride",
+    "Saturate",
+    "ScaleCentre",
+    "ScaleCorner",
+    "StrideCollapse",
+    "parse_fault",
+]

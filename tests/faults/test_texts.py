@@ -1,0 +1,163 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""The texts that faults are named by."""
+
+import dataclasses
+import re
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+import convcal.faults
+from convcal.errors import InputError
+from convcal.faults import (
+    FAULTS,
+    ArrayFault,
+    Compose,
+    Fault,
+    FracShift,
+    IntShift,
+    ScaleCorner,
+    parse_fault,
+)
+
+PAGE = (Path(__file__).parents[2] / "docs" / "faults.md").read_text("utf-8")
+
+floats = st.floats(-1e6, 1e6)
+
+
+def per_axis(text, values):
+    return st.lists(values, min_size=1, max_size=3).map(
+        lambda amounts: text.format("/".join(map(str, amounts)))
+    )
+
+
+SINGLE_TEXTS = st.one_of(
+    st.builds("channel-affine:gain={!r},bias={!r}".format, floats, floats),
+    st.builds("channel-affine:seed={}".format, st.integers(0, 2**31)),
+    st.builds("cliff:threshold={!r},value={!r}".format, floats, floats),
+    st.builds("saturate:limit={!r},to=inf,nan=inf".format, st.floats(1e-3, 1e300)),
+    st.builds("noise:relative={!r},seed=4".format, st.floats(0, 1)),
+    st.builds("lut-bias:function=gelu,reach={!r}".format, st.floats(1e-3, 1e300)),
+    per_axis("int-shift:displacement={},fill=random", st.integers(-9, 9)),
+    per_axis("frac-shift:displacement={}", floats),
+    per_axis("scale-corner:growth={}", st.floats(-0.5, 0.5)),
+    per_axis("scale-corner:corner={}", st.sampled_from(["start", "end"])),
+    per_axis("channel-dead:channels={}", st.integers(0, 9)),
+    st.sampled_from(sorted(set(FAULTS) - {"crop-origin"})),
+)
+FAULT_TEXTS = st.one_of(
+    st.builds(
+        "crop-origin:variant={},precision={}".format,
+        st.sampled_from(["zero", "half"]),
+        st.sampled_from(["fp16", "all"]),
+    ),
+    st.lists(SINGLE_TEXTS, min_size=1, max_size=4).map("+".join),
+)
+
+
+@settings(max_examples=300, deadline=None)
+@given(text=FAULT_TEXTS)
+def test_a_fault_is_read_back_from_its_own_text(text):
+    fault = parse_fault(text)
+    assert parse_fault(str(fault)) == fault
+    parts = fault.faults if isinstance(fault, Compose) else [fault]
+    # Nothing but a plus sign before a name joins: there are as many parts as names.
+    assert [part.name for part in parts] == re.findall(r"(?:^|\+)([a-z][a-z0-9-]*)", text)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("crop", "no fault 'crop'; the faults are channel-affine, channel-dead, cliff"),
+        ("", "no fault ''"),
+        ("noise+", "relative|no fault"),
+        ("noise+nose", "no fault 'nose'"),
+        ("crop-origin:variant=third", "variant=third; it must be zero or half"),
+        ("crop-origin:origin=1", "no parameter 'origin'; its parameters: variant, precision"),
+        ("crop-origin+noise", "'crop-origin:.*' is not a fault of arrays"),
+        ("fp16-round:bits=64", "no parameter 'bits'; its parameters: none"),
+        ("channel-affine:gain", "must give 'gain' once, as gain=VALUE"),
+        ("channel-affine:gain=1,gain=2", "must give 'gain' once"),
+        ("channel-affine:gain=big", "gain='big'; it must be a number"),
+        ("channel-affine:gain=nan", "gain=nan; it must be a finite number"),
+        ("channel-affine:gain=+inf", "gain=inf; it must be a finite number"),
+        ("channel-affine:seed=-1", "seed=-1; it must be at least 0"),
+        ("channel-dead:channels=-1", "at least 0"),
+        ("int-shift:displacement=1.5", "must be whole numbers separated by slashes"),
+        ("int-shift:fill=soil", "fill=soil; it must be edge, zero, wrap or random"),
+        ("int-shift:seed=-1", "seed=-1; it must be at least 0"),
+        ("frac-shift:displacement=1/inf", "displacement=1.0/inf; it must be finite numbers"),
+        ("scale-corner:growth=2", "between -0.5 and 0.5"),
+        ("scale-corner:corner=start/top", "corner=start/top; it must be start or end"),
+        ("scale-centre:ratio=0", "between 0.5 and 2"),
+        ("grid-quant:mode=some", "stored or all"),
+        ("row-stride:fill=edge", "zero or random"),
+        ("overlong:tail=-1", "at least 0"),
+        ("stride-collapse:stride=0", "at least 1"),
+        ("edge-gain:width=-1", "at least 0"),
+        ("edge-gain:side=left", "both, start or end"),
+        ("last-elem:error=inf", "a finite number"),
+        ("saturate:limit=0", "greater than 0"),
+        ("saturate:nan=zero", "keep or inf"),
+        ("cliff:threshold=nan", "a finite number"),
+        ("lut-bias:function=relu", "sigmoid, tanh, gelu or swish"),
+        ("lut-bias:knots=1", "at least 2"),
+        ("lut-bias:reach=0", "greater than 0"),
+        ("flush:threshold=-1", "at least 0"),
+        ("noise:relative=-1", "at least 0"),
+        ("garbage:strength=-1", "at least 0"),
+        ("prefix-only:length=-1", "at least 0"),
+        ("prefix-only:along=first", "flat or last"),
+    ],
+)
+def test_a_text_that_is_no_fault_says_what_is_accepted(text, message):
+    with pytest.raises(InputError, match=message):
+        parse_fault(text)
+
+
+def test_parameters_given_as_arrays_or_single_numbers_make_equal_faults():
+    assert IntShift(displacement=2) == IntShift(displacement=np.array([2])) == IntShift((2,))
+    assert str(FracShift(np.float32(0.25))) == "frac-shift:displacement=0.25"
+    fault = ScaleCorner(growth=[0.125, 0], corner=["start", "end"])
+    assert hash(fault) == hash(parse_fault(str(fault)))
+    with pytest.raises(InputError, match=r"displacement=1.5; it must be whole numbers"):
+        IntShift(displacement=1.5)
+    with pytest.raises(InputError, match="displacement=; it must be given"):
+        IntShift(displacement=())
+
+
+def test_every_fault_is_public_under_its_name_in_capitals():
+    for name, fault in FAULTS.items():
+        assert fault.__name__ == "".join(word.capitalize() for word in name.split("-"))
+        assert getattr(convcal.faults, fault.__name__) is fault
+    public = [getattr(convcal.faults, name) for name in convcal.faults.__all__]
+    faults = {each for each in public if isinstance(each, type) and issubclass(each, Fault)}
+    assert faults == {*FAULTS.values(), Fault, ArrayFault, Compose}
+
+
+@pytest.mark.parametrize("name", sorted(FAULTS))
+def test_every_fault_names_its_sources_and_what_undoes_it(name):
+    text = FAULTS[name].__doc__
+    sources = text.split("References\n    ----------\n")[1]
+    assert re.search(r"#\d+|[\w-]+/[\w-]+", sources)
+    assert name == "crop-origin" or re.search(r"undo(es|ne)?\b", text)
+
+
+def test_the_page_lists_exactly_the_faults_with_their_parameters():
+    listed = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.*?) \|", PAGE, flags=re.MULTILINE))
+    assert list(listed) == list(FAULTS)
+    for name, parameters in listed.items():
+        fields = [field.name for field in dataclasses.fields(FAULTS[name])]
+        assert re.findall(r"`(\w+)`", parameters) == fields, name
+
+
+def test_what_the_page_shows_works():
+    (snippet,) = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    exec(compile(snippet, "faults.md", "exec"), {})
+    texts = re.findall(r"--emulate ['\"]?([^'\"\s`\\]+)", PAGE)
+    assert len(texts) > 1
+    for text in texts:
+        parse_fault(text)
