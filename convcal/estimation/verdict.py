@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convcal.estimation.candidates import Candidate
 from convcal.estimation.facts import Facts
 from convcal.estimation.registration import Registration
-from convcal.estimation.selection import Candidate, Trial
-from convcal.estimation.structure import Growth, find_row_stride
+from convcal.estimation.selection import Trial
+from convcal.estimation.structure import Growth
 from convcal.estimation.validity import Validity
 
 __all__ = ["Judgement", "judge"]
@@ -166,7 +167,7 @@ def _solved(facts: Facts) -> Judgement | None:
     shift = facts.candidate.shift
     if facts.registration is not None and facts.registration.ambiguous and any(shift):
         return _periodic(facts, facts.registration)
-    if any(s != round(s) for s in shift):
+    if any(s != round(s) for s in shift) and facts.candidate.resampling is None:
         growth = facts.growth(tuple(max(_LEAST_GROWTH, abs(s) / 2) for s in shift))
         if growth is not None:
             return _scale(facts, growth)
@@ -186,9 +187,9 @@ def _clipped_only(facts: Facts) -> Judgement | None:
 
 
 def _sheared(facts: Facts) -> Judgement | None:
-    if facts.registration is None:
+    if facts.registration is None or facts.candidate.rows is not None:
         return None
-    stride = find_row_stride(facts.reference, facts.observed)
+    stride = facts.row_stride
     if stride is None:
         return None
     facts.findings["row_stride"] = stride
@@ -203,7 +204,7 @@ def _sheared(facts: Facts) -> Judgement | None:
 
 
 def _growing(facts: Facts) -> Judgement | None:
-    if facts.registration is None:
+    if facts.registration is None or facts.candidate.resampling is not None:
         return None
     least = (_GROWTH,) * len(facts.limits)
     if facts.candidate.model != "affine":
@@ -368,6 +369,9 @@ _RULES = (
 
 
 def _family(candidate: Candidate) -> str:
+    for name in ("scale", "row-stride"):
+        if candidate.model.startswith(name):
+            return name
     if candidate.model.startswith("subpixel"):
         return "sub-pixel-shift"
     return "shift" if candidate.model.startswith("shift") else "affine"
@@ -379,6 +383,11 @@ def _helps(chosen: Trial, after: float) -> str:
     if any(candidate.shift):
         values = ", ".join(f"{s:+.4g}" for s in candidate.shift)
         parts.append(f"a shift of ({values}) {_unit(candidate.shift)}")
+    if candidate.resampling is not None:
+        values = ", ".join("1" if r is None else f"{r[0]:.6g}" for r in candidate.resampling)
+        parts.append(f"a scale of ({values})")
+    if candidate.rows is not None:
+        parts.append(f"reading rows {candidate.rows[1]} values apart")
     n_channels = int(((candidate.gain != 1) | (candidate.bias != 0)).sum())
     if n_channels:
         parts.append(f"gain and bias in {n_channels} of {len(candidate.gain)} channels")
