@@ -29,7 +29,7 @@ from convcal.estimation.metrics import Metrics, default_range, measure, measure_
 from convcal.estimation.registration import Registration, register
 from convcal.estimation.rounding import RoundingLevel, rounding_level
 from convcal.estimation.selection import Choice, choose, corrected_without
-from convcal.estimation.splitting import split_samples, unit_labels
+from convcal.estimation.splitting import content_order, split_samples, unit_labels
 from convcal.estimation.standard import clipped, standardised
 from convcal.estimation.validity import Validity, find_valid, without_outliers
 from convcal.estimation.verdict import judge
@@ -167,11 +167,13 @@ def estimate(
         raise InputError(f"holdout is {holdout}; accepted is a share above 0 and at most 0.5")
     peak = _check_range(data_range, ref_given)
     dtypes = (ref_given.dtype, obs_given.dtype)
+    order = content_order(ref_given, obs_given)
+    ref_given, obs_given = ref_given[order], obs_given[order]
     ref, obs = ref_given.astype(np.float64), obs_given.astype(np.float64)
 
     level = rounding_level(ref, dtypes=dtypes)
     validity = find_valid(ref, obs)
-    split = split_samples(ref, obs, holdout=holdout)
+    split = split_samples(ref.shape, holdout=holdout)
     registration = None
     if spatial:
         registration = _register(
@@ -199,6 +201,7 @@ def estimate(
             observed=obs,
             corrected=corrected_without(choice.chosen.candidate, data, split, given=obs),
             split=split,
+            order=order,
             choice=choice,
             registration=registration,
             validity=validity,

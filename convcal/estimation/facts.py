@@ -40,6 +40,8 @@ class Facts:
     reference, observed : ndarray of float64, shape (N, C, *spatial)
     corrected : ndarray of float64, shape (N, C, *spatial)
         The observed output, every value corrected by what was fitted without it.
+    order : ndarray of int64, shape (N,)
+        Which of the samples that were given each one is.
     split, choice, registration, validity, level, limits
         Of the estimate.
     findings : dict
@@ -50,6 +52,7 @@ class Facts:
     observed: Array
     corrected: Array
     split: Split
+    order: NDArray[np.int64]
     choice: Choice
     registration: Registration | None
     validity: Validity

@@ -257,7 +257,8 @@ def find_outliers(
     Notes
     -----
     The reference between two positions lies, but for little, between the extremes of their
-    neighbours: a value is gross if it is 8 robust sigmas beyond those, wherever the shift is.
+    neighbours: a value is gross if it is 8 robust sigmas, and half of their range, beyond those,
+    wherever the shift is.
     """
     valid = np.isfinite(observed)
     for mask in masks:
@@ -271,7 +272,7 @@ def find_outliers(
         f(predicted, size=(1, 1, *(3,) * len(shift)), mode="nearest")
         for f in (scipy.ndimage.minimum_filter, scipy.ndimage.maximum_filter)
     )
-    beyond = np.maximum(low - observed, observed - high)
+    beyond = np.maximum(low - observed, observed - high) - (high - low) / 2
     gross = np.zeros(observed.shape, dtype=bool)
     for channel in range(observed.shape[1]):
         kept = valid[:, channel]

@@ -5,14 +5,13 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Fold", "Split", "split_samples", "unit_labels"]
+__all__ = ["Fold", "Split", "content_order", "split_samples", "unit_labels"]
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _LEAST_SAMPLES = 4
@@ -73,34 +72,35 @@ class Split:
         return self.folds[0].held_mask
 
 
-def split_samples(reference: Array, observed: Array, *, holdout: float) -> Split:
+def content_order(reference: NDArray[Any], observed: NDArray[Any]) -> NDArray[np.int64]:
+    """Order samples by a digest of what they hold, so that no result depends on how they came."""
+
+    def digest(n: int) -> bytes:
+        key = hashlib.blake2b(np.ascontiguousarray(reference[n]).tobytes(), digest_size=16)
+        content = np.ascontiguousarray(observed[n]).tobytes()
+        return hashlib.blake2b(content, key=key.digest(), digest_size=16).digest()
+
+    digests = [digest(n) for n in range(len(reference))]
+    return np.array(sorted(range(len(reference)), key=digests.__getitem__), dtype=np.int64)
+
+
+def split_samples(shape: tuple[int, ...], *, holdout: float) -> Split:
     """Divide the data into folds.
 
     Parameters
     ----------
-    reference, observed : ndarray of float64, shape (N, C, *spatial)
+    shape : tuple of int
+        (N, C, *spatial); the samples are in the order of `content_order`, which spreads each fold
+        over the set.
     holdout : float
         Share held out at a time, between 0 and 1: one over the number of folds, about.
 
     Returns
     -------
     Split
-        The same for the same data, in whatever order the samples come: they are ordered by a
-        digest of their content, which also spreads the choice over the set.
     """
-    n_samples = len(reference)
-    digests = [
-        hashlib.blake2b(
-            np.ascontiguousarray(observed[n]).tobytes(),
-            key=hashlib.blake2b(
-                np.ascontiguousarray(reference[n]).tobytes(), digest_size=16
-            ).digest(),
-            digest_size=16,
-        ).digest()
-        for n in range(n_samples)
-    ]
-    order = np.array(sorted(range(n_samples), key=lambda n: digests[n]), dtype=np.int64)
-    spatial = reference.shape[2:]
+    n_samples, spatial = shape[0], shape[2:]
+    order = np.arange(n_samples)
     n_folds = max(2, round(1 / holdout))
     if n_samples >= _LEAST_SAMPLES or (not spatial and n_samples > 1):
         fold_of = np.arange(n_samples) % min(n_folds, n_samples)

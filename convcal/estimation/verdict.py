@@ -67,6 +67,10 @@ class Judgement:
 
 def judge(facts: Facts) -> Judgement:
     """Give the verdict: that of the first rule that has one."""
+    if facts.candidate.resampling is not None:
+        growth = facts.growth((_LEAST_GROWTH,) * len(facts.limits))
+        if growth is not None:
+            _note(facts, growth)
     for rule in _RULES:
         judgement = rule(facts)
         if judgement is not None:
@@ -224,7 +228,8 @@ def _partly(facts: Facts) -> Judgement | None:
     if not facts.is_corrected:
         return None
     family, more = _family(facts.candidate), ""
-    if facts.share_clipped > _CLIPPED:
+    # Flat areas that are stretched repeat their values too.
+    if facts.share_clipped > _CLIPPED and facts.candidate.resampling is None:
         family, more = "saturation", f"; {facts.share_clipped:.2%} of the values are clipped"
     if _at_edge(facts):
         more += (
@@ -304,7 +309,8 @@ def _sporadic(facts: Facts) -> Judgement | None:
         "sporadic",
         f"the held-out data differ by rounding only, and all data together by "
         f"{facts.level_everywhere:.3g} times what a faithful fp16 network may leave, most in "
-        f"sample {worst}: no one correction fits both; find out what sets such data apart",
+        f"sample {facts.order[worst]}: no one correction fits both; find out what sets such data "
+        "apart",
     )
 
 
@@ -430,10 +436,14 @@ def _searched(facts: Facts) -> str:
     )
 
 
-def _scale(facts: Facts, growth: Growth) -> Judgement:
-    axis = int(np.argmax(np.abs(growth.growth)))
+def _note(facts: Facts, growth: Growth) -> None:
     facts.findings["growth"] = list(growth.growth)
     facts.findings["fixed_point"] = [None if math.isnan(p) else p for p in growth.fixed_point]
+
+
+def _scale(facts: Facts, growth: Growth) -> Judgement:
+    axis = int(np.argmax(np.abs(growth.growth)))
+    _note(facts, growth)
     return _refuse(
         facts,
         "not-correctable",
