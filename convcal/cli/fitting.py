@@ -81,7 +81,7 @@ def add_fit(verbs: Verbs) -> None:
         "--max-shift",
         type=at_least(0, int),
         metavar="N",
-        help="search that far, in pixels (default: a quarter of the size, at most 32)",
+        help="search that far, in pixels (default: a quarter of the size, 4 to 32)",
     )
     parser.add_argument(
         "--model",
