@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,13 +18,11 @@ from convcal.data.captures import Capture, open_capture
 from convcal.data.recording import check_role, import_outputs, write_role
 from convcal.data.samples import CalibrationSet, check_source, open_samples
 from convcal.files import ensure_absent
-from convcal.pairs import Progress, data_provenance
+from convcal.pair_sources import Data, Progress, data_provenance
 from convcal.runtime import Runner, open_runner
 from convcal.words import TIMEOUT
 
 __all__ = ["Recording", "capture_outputs", "import_capture", "record_outputs"]
-
-Data = str | os.PathLike[str] | Iterable[Mapping[str, np.ndarray[Any, Any]]]
 
 
 @dataclass(frozen=True)

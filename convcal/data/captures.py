@@ -29,9 +29,10 @@ Values are kept bit by bit, NaN payloads and the sign of zero included.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +65,9 @@ class Capture:
         Which of ``reference`` and ``observed`` it holds.
     samples : tuple of str
         The names of the samples, in the order in which `read` gives them: that of the
-        reference, or of the only role.
+        reference, or of the only role. Those that both roles have, where there are two.
+    unpaired : dict of str to tuple of str
+        By role, the samples that the other one lacks (yet).
     outputs : tuple of str
         The names of the outputs, in the model's order.
     kinds : dict of str to str
@@ -79,6 +82,7 @@ class Capture:
         self.roles = tuple(role for role in ROLES if role in roles)
         first = self._roles[self.roles[0]]
         self.samples = first.samples
+        self.unpaired: dict[str, tuple[str, ...]] = {}
         self.outputs = tuple(first.arrays)
         self.kinds = {k: v for role in self.roles for k, v in self._roles[role].kinds.items()}
         self.provenance = {role: self._roles[role].provenance for role in self.roles}
@@ -100,48 +104,90 @@ class Capture:
             If there is no such role or output, or what is on disk is damaged.
         """
         array = self._array(role, output)
-        values = np.empty(array.shape, dtype=array.dtype)
-        for index, row in enumerate(self._rows(role, output)):
-            values[index] = row
+        values = np.empty((len(self.samples), *array.shape[1:]), dtype=array.dtype)
+        for index, sample in enumerate(self.samples):
+            values[index] = self._row(role, output, sample)
         return values
 
-    def _rows(self, role: str, output: str) -> Iterator[NDArray[np.generic]]:
+    def read_sample(self, role: str, sample: str) -> dict[str, NDArray[np.generic]]:
+        """Read all outputs of one role for one sample: one chunk of each.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            By output, in the order of `outputs`.
+
+        Raises
+        ------
+        InputError
+            If there is no such role or sample, or what is on disk is damaged.
+        """
+        return {output: self._row(role, output, sample) for output in self.outputs}
+
+    def _row(self, role: str, output: str, sample: str) -> NDArray[np.generic]:
         array = self._array(role, output)
-        position = {name: index for index, name in enumerate(self._roles[role].samples)}
-        for sample in self.samples:
-            with _readable(self.path, f"sample '{sample}' of output '{output}' ({role})"):
-                row = np.asarray(array[position[sample]])
-            yield row
+        index = self._roles[role].index.get(sample)
+        if index is None:
+            raise InputError(f"the {role} outputs of capture '{self.path}' lack sample '{sample}'")
+        with _readable(self.path, f"sample '{sample}' of output '{output}' ({role})"):
+            return np.asarray(array[index])
 
     def _array(self, role: str, output: str) -> Any:
-        if role not in self._roles:
-            msg = (
-                f"capture '{self.path}' holds no {role} outputs, only {listing(self.roles)}; "
-                f"add them with convcal capture … --role {role} -o {self.path}"
-            )
-            raise InputError(msg)
+        self._check_role(role)
         arrays = self._roles[role].arrays
         if output not in arrays:
             msg = f"capture '{self.path}' has no output '{output}'; it has {listing(arrays)}"
             raise InputError(msg)
         return arrays[output]
 
+    def fingerprint(self) -> str:
+        """Hash what changes when a role is replaced or grows, without reading its values."""
+        digest = hashlib.sha256()
+        for role in self.roles:
+            folder = self.path / role
+            for document in (folder / "zarr.json", *sorted(folder.glob("output-*/zarr.json"))):
+                status = document.stat()
+                digest.update(f"{role} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(json.dumps(self._roles[role].samples).encode())
+        return digest.hexdigest()
+
+    def check_paired(self) -> None:
+        """Check that it holds both roles, and every sample of one in the other.
+
+        Raises
+        ------
+        InputError
+            If a role is missing, or one of them is not recorded to its end.
+        """
+        for role in ROLES:
+            self._check_role(role)
+        if self.unpaired:
+            only_first, only_second = (self.unpaired.get(role, ()) for role in ROLES)
+            raise self._mismatch("samples", only_first, only_second)
+
+    def _check_role(self, role: str) -> None:
+        if role not in self._roles:
+            msg = (
+                f"capture '{self.path}' holds no {role} outputs, only {listing(self.roles)}; "
+                f"add them with convcal capture … --role {role} -o {self.path}"
+            )
+            raise InputError(msg)
+
     def _check_pairing(self) -> None:
         reference, observed = (self._roles[role] for role in ROLES)
         for what, first, second in (
-            ("samples", reference.samples, observed.samples),
+            ("samples", reference.index, observed.index),
             ("outputs", reference.arrays, observed.arrays),
         ):
-            both = set(first) & set(second)
-            only_first = [name for name in first if name not in both]
-            only_second = [name for name in second if name not in both]
-            if only_first or only_second:
-                msg = (
-                    f"the roles of capture '{self.path}' do not match: only the reference has "
-                    f"{what} {listing(only_first)}, only the observed {listing(only_second)}; "
-                    f"record both from the same data and {what} of the same names"
-                )
-                raise InputError(msg)
+            only_first = tuple(name for name in first if name not in second)
+            only_second = tuple(name for name in second if name not in first)
+            is_growing = what == "samples" and len(only_first) < len(first)
+            if (only_first or only_second) and not is_growing:
+                raise self._mismatch(what, only_first, only_second)
+            if what == "samples":
+                self.samples = tuple(name for name in first if name in second)
+                lacking = {"reference": only_first, "observed": only_second}
+                self.unpaired = {role: names for role, names in lacking.items() if names}
         for name, array in reference.arrays.items():
             other = observed.arrays[name]
             if array.shape[1:] != other.shape[1:]:
@@ -152,6 +198,14 @@ class Capture:
                 )
                 raise InputError(msg)
 
+    def _mismatch(self, what: str, first: Sequence[str], second: Sequence[str]) -> InputError:
+        return InputError(
+            f"the roles of capture '{self.path}' do not match: only the reference has "
+            f"{what} {listing(first)}, only the observed {listing(second)}; "
+            f"record both from the same data and {what} of the same names (convcal capture … "
+            "--append adds what is missing)"
+        )
+
 
 class Role:
     """The checked content of one role: its samples, its provenance and its arrays by output."""
@@ -161,6 +215,7 @@ class Role:
         if not _is_names(samples) or not samples:
             raise InputError(f"{where} does not name its samples; record it again")
         self.samples: tuple[str, ...] = tuple(samples)
+        self.index = {name: index for index, name in enumerate(self.samples)}
         provenance = group.attrs.get("provenance", {})
         if not isinstance(provenance, dict):
             raise InputError(f"{where} has provenance {provenance!r}, which is no JSON object")

@@ -24,6 +24,7 @@ decoders that do nothing else.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -94,8 +95,18 @@ class CalibrationSet:
         return len(self.names)
 
     def __iter__(self) -> Iterator[Sample]:
+        return self.part(0, len(self))
+
+    def part(self, start: int, stop: int) -> Iterator[Sample]:
+        """Give the samples from one index up to another; files of others are not read."""
+        first = 0
         for source in self._sources:
-            yield from source
+            after = first + len(source.names)
+            if start <= first and after <= stop:
+                yield from source
+            elif first < stop and after > start:
+                yield from itertools.islice(source, max(start - first, 0), stop - first)
+            first = after
 
     def __str__(self) -> str:
         return self.description
