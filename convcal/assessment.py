@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from typing import Any, cast
 
@@ -11,11 +12,11 @@ import numpy as np
 from convcal.calibration import OutputCalibration, Verdict
 from convcal.correction import AxisFilter, Correction
 from convcal.errors import InputError
-from convcal.estimation import Estimate, estimate
+from convcal.estimation import Estimate, OutputStatistics, estimate, estimate_statistics
 from convcal.layout import Layout
 from convcal.words import MODELS
 
-__all__ = ["FitOptions", "assess"]
+__all__ = ["FitOptions", "assess", "assess_statistics"]
 
 
 @dataclass(frozen=True)
@@ -101,8 +102,15 @@ def assess(
     InputError
         If the arrays do not fit each other or cannot be used.
     """
-    if np.dtype(dtype).kind in "iub" and dtype != "uint8":
-        return _assess_labels(reference, observed, layout=layout, dtype=dtype)
+    if reference.shape != observed.shape:
+        raise InputError(
+            f"reference has shape {reference.shape} and observed {observed.shape}; "
+            "they must be the same"
+        )
+    if _is_labels(dtype):
+        n_different = int(np.count_nonzero(reference != observed))
+        share = n_different / reference.size if reference.size else 0.0
+        return _of_labels(share, reference.shape[1:], layout=layout, dtype=dtype)
     options = options or FitOptions()
     result = estimate(
         reference,
@@ -113,21 +121,84 @@ def assess(
         robust=options.robust,
         data_range=options.data_range,
     )
-    correction = Correction(
-        spatial_shape=tuple(reference.shape[2:]),
-        dtype=dtype,
-        shift=result.shift,
-        filters=tuple(AxisFilter(offset, tuple(taps)) for offset, taps in result.filters),
-        gain=result.gain,
-        bias=result.bias,
-        batch_axis=layout.batch_axis,
-        channel_axis=layout.channel_axis,
+    return _of_estimate(result, reference.shape[2:], layout=layout, dtype=dtype)
+
+
+def assess_statistics(
+    statistics: OutputStatistics,
+    *,
+    layout: Layout,
+    dtype: str,
+    options: FitOptions | None = None,
+) -> OutputCalibration:
+    """Find out what is wrong with one output, and what corrects it, from its statistics.
+
+    Parameters
+    ----------
+    statistics : OutputStatistics
+        Of paired outputs, (N, channels, *space).
+    layout : Layout
+        What the axes of the output are where the correction will be applied.
+    dtype : str
+        The observed output's dtype there.
+    options : FitOptions, optional
+        How to fit; how far the search goes is up to the statistics, and may only be repeated.
+
+    Returns
+    -------
+    OutputCalibration
+        As `assess` gives it for the same samples where the statistics keep them all; see
+        `convcal.estimation.estimate_statistics` for more.
+
+    Raises
+    ------
+    InputError
+        If there is no sample, or the options contradict the statistics.
+    """
+    n_channels, *spatial = statistics.sample_shape
+    options = options or FitOptions()
+    asked = OutputStatistics(max_shift=options.max_shift).max_shift
+    if asked not in (None, statistics.max_shift):
+        raise InputError(
+            f"max_shift is {options.max_shift} and the statistics were made with "
+            f"{statistics.max_shift}; give the same, or make them again"
+        )
+    if _is_labels(dtype):
+        n_values = statistics.n_samples * math.prod((n_channels, *spatial))
+        share = int(statistics.counts.n_different.sum()) / n_values
+        return _of_labels(share, (n_channels, *spatial), layout=layout, dtype=dtype)
+    result = estimate_statistics(
+        statistics,
+        model=options.model,
+        holdout=options.holdout,
+        robust=options.robust,
+        data_range=options.data_range,
     )
+    return _of_estimate(result, tuple(spatial), layout=layout, dtype=dtype)
+
+
+def _is_labels(dtype: str) -> bool:
+    """Tell whether values of a dtype are labels or indices: integers, but not of an image."""
+    return np.dtype(dtype).kind in "iub" and dtype != "uint8"
+
+
+def _of_estimate(
+    result: Estimate, spatial: tuple[int, ...], *, layout: Layout, dtype: str
+) -> OutputCalibration:
     return OutputCalibration(
         verdict=cast("Verdict", result.verdict),
         reason=result.reason,
         family=result.family,
-        correction=correction,
+        correction=Correction(
+            spatial_shape=tuple(spatial),
+            dtype=dtype,
+            shift=result.shift,
+            filters=tuple(AxisFilter(offset, tuple(taps)) for offset, taps in result.filters),
+            gain=result.gain,
+            bias=result.bias,
+            batch_axis=layout.batch_axis,
+            channel_axis=layout.channel_axis,
+        ),
         evidence=dict(result.evidence),
         metrics=_metrics(result),
     )
@@ -144,27 +215,17 @@ def _metrics(result: Estimate) -> dict[str, Any]:
     }
 
 
-def _assess_labels(
-    reference: np.ndarray[Any, Any],
-    observed: np.ndarray[Any, Any],
-    *,
-    layout: Layout,
-    dtype: str,
+def _of_labels(
+    share: float, shape: tuple[int, ...], *, layout: Layout, dtype: str
 ) -> OutputCalibration:
-    if reference.shape != observed.shape:
-        raise InputError(
-            f"reference has shape {reference.shape} and observed {observed.shape}; "
-            "they must be the same"
-        )
-    share = float(np.mean(reference != observed)) if reference.size else 0.0
-    n_channels = reference.shape[1] if layout.channel_axis is not None else 1
+    n_channels = shape[0] if layout.channel_axis is not None else 1
     return OutputCalibration(
         verdict="identical" if share == 0 else "not-correctable",
         reason=f"{dtype} values are labels or indices; {share:.3%} of them differ"
         + ("" if share == 0 else ", and no shift, gain or bias can mend a label"),
         family="identical" if share == 0 else "labels",
         correction=Correction(
-            spatial_shape=tuple(reference.shape[2:])[:3],
+            spatial_shape=tuple(shape[1:])[:3],
             dtype=dtype,
             gain=(1.0,) * n_channels,
             bias=(0.0,) * n_channels,

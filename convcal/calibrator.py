@@ -3,16 +3,18 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
-from sklearn.base import BaseEstimator
+from sklearn.base import BaseEstimator, clone
 from sklearn.utils.validation import check_is_fitted
 
-from convcal.assessment import FitOptions, assess
+from convcal.assessment import FitOptions, assess_statistics
+from convcal.calibration import OutputCalibration
 from convcal.correction import Correction
 from convcal.errors import InputError
-from convcal.estimation.metrics import measure
+from convcal.estimation import OutputStatistics, measure
 from convcal.layout import Layout
 
 __all__ = ["OutputCalibrator"]
@@ -22,6 +24,10 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
     """Estimate shift, gain and bias between two sets of outputs, and apply them.
 
     ``corrected[n, c, i] = gain[c] * observed[n, c, i - shift] + bias[c]``
+
+    `fit` takes all samples at once. `partial_fit` takes a batch at a time and keeps no more than
+    bounded statistics of them, and `merge` joins the statistics of two calibrators: samples in any
+    order, in batches of any size and from any number of workers give the same answer.
 
     Parameters
     ----------
@@ -56,10 +62,19 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
         What the verdict rests on; errors before and after, on held-out samples.
     n_samples_seen_ : int
         How many samples were given.
+    statistics_ : OutputStatistics
+        What is kept of them.
+    calibration_ : OutputCalibration
+        What the others come from.
 
     See Also
     --------
     convcal.fit : The same over two models and a calibration set.
+
+    Notes
+    -----
+    `fit` computes the fitted attributes at once, `partial_fit` and `merge` when one of them is
+    next asked for, with the parameters that held at the last batch.
 
     Examples
     --------
@@ -115,6 +130,32 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
             If the shapes differ, do not fit the axes, or the arrays are empty or of a dtype
             that has no arithmetic.
         """
+        fresh = clone(self).partial_fit(reference, observed)
+        # What is wrong with the data is said here, and nothing has changed.
+        calibration = fresh.calibration_
+        self._refresh(fresh.statistics_, self._options())
+        self.calibration_ = calibration
+        return self
+
+    def partial_fit(self, reference: np.ndarray[Any, Any], observed: np.ndarray[Any, Any]) -> Self:
+        """Take in another batch of samples.
+
+        Parameters
+        ----------
+        reference, observed : ndarray
+            As for `fit`; with the channels, spatial sizes and dtypes of the batches before.
+
+        Returns
+        -------
+        OutputCalibrator
+            Itself. All samples since the last `fit` (which counts as a first batch) count alike.
+
+        Raises
+        ------
+        InputError
+            As for `fit`, or if the batch does not go with those before; it is not taken in then.
+        """
+        options = self._options()
         reference, observed = np.asarray(reference), np.asarray(observed)
         if reference.shape != observed.shape:
             raise InputError(
@@ -122,30 +163,138 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
                 "they must be the same"
             )
         layout = Layout(self.batch_axis, self.channel_axis)
-        result = assess(
-            layout.canonical(reference),
-            layout.canonical(observed),
-            layout=layout,
-            dtype=observed.dtype.name,
-            options=FitOptions(
-                max_shift=self.max_shift,
-                model=self.model,
-                holdout=self.holdout,
-                robust=self.robust,
-                data_range=self.data_range,
-            ),
+        statistics = self.__dict__.get("statistics_") or OutputStatistics(max_shift=self.max_shift)
+        self._check_unchanged(statistics)
+        statistics.update(layout.canonical(reference), layout.canonical(observed))
+        return self._refresh(statistics, options)
+
+    def merge(self, other: OutputCalibrator) -> Self:
+        """Take in all samples that another calibrator has seen.
+
+        Parameters
+        ----------
+        other : OutputCalibrator
+            With the same parameters; not changed. One that has seen no sample adds none.
+
+        Returns
+        -------
+        OutputCalibrator
+            Itself, as if it had been given the other's samples.
+
+        Raises
+        ------
+        InputError
+            If parameters, shapes or dtypes differ.
+        """
+        if self.get_params() != other.get_params():
+            raise InputError(
+                f"the parameters are {self.get_params()} and the other's {other.get_params()}; "
+                "only calibrators with the same can be merged"
+            )
+        if not other.__sklearn_is_fitted__():
+            return self
+        options = self._options()
+        statistics = self.__dict__.get("statistics_") or OutputStatistics(max_shift=self.max_shift)
+        self._check_unchanged(statistics)
+        return self._refresh(statistics.merge(other.statistics_), options)
+
+    def __sklearn_is_fitted__(self) -> bool:
+        return "statistics_" in self.__dict__
+
+    @cached_property
+    def calibration_(self) -> OutputCalibration:
+        """Verdict, correction, evidence and metrics as one record."""
+        check_is_fitted(self)
+        return assess_statistics(
+            self.statistics_,
+            layout=self._layout,
+            dtype=self.statistics_.dtypes[1].name,
+            options=self._fitted_options,
         )
-        self.correction_ = result.correction
-        self.shift_ = np.array(result.correction.shift)
-        self.gain_ = np.array(result.correction.gain)
-        self.bias_ = np.array(result.correction.bias)
-        self.margins_ = result.correction.margins
-        self.verdict_ = result.verdict
-        self.reason_ = result.reason
-        self.family_ = result.family
-        self.evidence_ = result.evidence
-        self.metrics_ = result.metrics
-        self.n_samples_seen_ = 1 if self.batch_axis is None else observed.shape[self.batch_axis]
+
+    @property
+    def n_samples_seen_(self) -> int:
+        """How many samples were given."""
+        check_is_fitted(self)
+        return int(self.statistics_.n_samples)
+
+    @property
+    def correction_(self) -> Correction:
+        """What `transform` applies."""
+        return self.calibration_.correction
+
+    @property
+    def shift_(self) -> np.ndarray[Any, Any]:
+        """In pixels, per spatial axis."""
+        return np.array(self.correction_.shift)
+
+    @property
+    def gain_(self) -> np.ndarray[Any, Any]:
+        """Per channel."""
+        return np.array(self.correction_.gain)
+
+    @property
+    def bias_(self) -> np.ndarray[Any, Any]:
+        """Per channel."""
+        return np.array(self.correction_.bias)
+
+    @property
+    def margins_(self) -> tuple[tuple[int, int], ...]:
+        """Per spatial axis, how many positions at the start and at the end have no source."""
+        return self.correction_.margins
+
+    @property
+    def verdict_(self) -> str:
+        """What kind of answer it is."""
+        return self.calibration_.verdict
+
+    @property
+    def reason_(self) -> str:
+        """Why, in a sentence with numbers."""
+        return self.calibration_.reason
+
+    @property
+    def family_(self) -> str:
+        """The kind of error."""
+        return self.calibration_.family
+
+    @property
+    def evidence_(self) -> dict[str, Any]:
+        """What the verdict rests on."""
+        return self.calibration_.evidence
+
+    @property
+    def metrics_(self) -> dict[str, Any]:
+        """Errors before and after, on held-out samples."""
+        return self.calibration_.metrics
+
+    def _options(self) -> FitOptions:
+        return FitOptions(
+            max_shift=self.max_shift,
+            model=self.model,
+            holdout=self.holdout,
+            robust=self.robust,
+            data_range=self.data_range,
+        )
+
+    def _check_unchanged(self, statistics: OutputStatistics) -> None:
+        """Raise where parameters that the statistics rest on were set anew between two batches."""
+        if statistics.n_samples == 0:
+            return
+        now = (self.max_shift, Layout(self.batch_axis, self.channel_axis))
+        before = (self._fitted_options.max_shift, self._layout)
+        if now != before:
+            raise InputError(
+                f"max_shift and axes are {now} and were {before} for the batches before; "
+                "keep them, or start again with 'fit'"
+            )
+
+    def _refresh(self, statistics: OutputStatistics, options: FitOptions) -> Self:
+        """Set the statistics, and forget what was fitted to fewer samples."""
+        self.statistics_ = statistics
+        self._fitted_options = options
+        self._layout = Layout(self.batch_axis, self.channel_axis)
+        self.__dict__.pop("calibration_", None)
         return self
 
     def transform(self, observed: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
@@ -168,9 +317,7 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
         InputError
             If the array does not fit the correction.
         """
-        check_is_fitted(self)
-        correction: Correction = self.correction_
-        return correction.apply(np.asarray(observed))
+        return self.correction_.apply(np.asarray(observed))
 
     def score(self, reference: np.ndarray[Any, Any], observed: np.ndarray[Any, Any]) -> float:
         """Give the signal-to-noise ratio of the corrected outputs inside the margins.
