@@ -367,8 +367,8 @@ def _sums_about(
             transform *= scipy.fft.rfftn(obs, padded, axes=axes).conj()
             spectrum = spectrum + transform.sum(axis=0)
     sums = np.empty((5, *(2 * limit + 1 for limit in limits)))
-    for total, image, is_reference in zip(sums, images, (True, False, True, False), strict=False):
-        total[...] = _overlap_sums(image, limits, is_reference=is_reference)
+    for k, image in enumerate(images):
+        sums[k] = _overlap_sums(image, limits, is_reference=k % 2 == 0)
     if any(limits):
         cross = scipy.fft.irfftn(spectrum, padded)
         for axis, limit in enumerate(limits):
