@@ -82,10 +82,13 @@ class Checkpoint:
         if not self.path.exists():
             return None
         advice = "remove it, or start anew with --force and without --resume"
+        foreign = f"'{self.path}' is no checkpoint of convcal's, or damaged; {advice}"
         try:
+            if not zipfile.is_zipfile(self.path):
+                raise InputError(foreign)
             with np.load(self.path, allow_pickle=False) as arrays:
-                if not isinstance(arrays, np.lib.npyio.NpzFile) or _KEY not in arrays:
-                    raise InputError(f"'{self.path}' is no checkpoint of convcal's; {advice}")
+                if _KEY not in arrays:
+                    raise InputError(foreign)
                 header = from_text(arrays[_KEY])
                 self._check(header, advice)
                 state = FitState.from_arrays(arrays, self._options)

@@ -103,13 +103,13 @@ class ModelsJob:
         """
         paths = []
         for what, value in (
-            ("the reference", self.reference),
-            ("the observed model", self.observed),
-            ("the data", self.data),
+            ("the reference is", self.reference),
+            ("the observed model is", self.observed),
+            ("the data are", self.data),
         ):
             if not isinstance(value, str | os.PathLike):
                 raise InputError(
-                    f"{what} is of type {type(value).__name__}, which other processes cannot "
+                    f"{what} of type {type(value).__name__}, which other processes cannot "
                     "open; give a path (data as files or FILE.py:FUNCTION), capture the outputs "
                     "and use fit_captures, or leave out n_jobs and executor"
                 )

@@ -79,7 +79,7 @@ class FitState:
             shape = pair.reference.shape[1:]
             if name not in self._outputs:
                 dtype = pair.observed.dtype.name
-                statistics = _new_statistics(dtype, self._options)
+                statistics = OutputStatistics(max_shift=self._options.max_shift)
                 self._outputs[name] = _OutputState(statistics, pair.layout, shape, dtype)
             with _named(name):
                 self._outputs[name].statistics.update(pair.reference, pair.observed)
@@ -185,12 +185,6 @@ class FitState:
         """Read what `to_bytes` gave."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return cls.from_arrays(arrays, options)
-
-
-def _new_statistics(dtype: str, options: FitOptions) -> OutputStatistics:
-    """Give empty statistics; labels are compared in place, and not searched for a shift."""
-    is_label = np.dtype(dtype).kind in "iub" and dtype != "uint8"
-    return OutputStatistics(max_shift=0 if is_label else options.max_shift)
 
 
 @contextlib.contextmanager
