@@ -21,6 +21,14 @@ A capture is a folder in Zarr format 3 (any Zarr library reads it)::
 - One chunk holds one sample. Codecs: ``bytes`` (little endian), ``zstd``, ``crc32c``: a damaged
   chunk is noticed when it is read. Readers accept the other lossless codecs of the Zarr
   specification too. A chunk that is missing is damage, not a fill value.
+- ``inputs``, beside ``samples``, are hashes of what the model was given, empty where that is not
+  known: the same sample need not be run again when a recording goes on.
+- A sample is there when ``samples`` names it. Samples are added in this order: their chunks, at
+  indices from ``len(samples)`` on; then the shapes of the arrays; then ``samples``, with
+  ``inputs`` and ``provenance``, by one rename. Whatever ends the writer, the capture opens with
+  the samples that are named. Rows after the last of them are of a writer that was killed, and the
+  next one removes them. Two writers at once are not provided for.
+- While a role grows, it may have samples that the other one lacks (yet).
 - Readers ignore attributes that they do not know. Nothing is ever unpickled.
 
 Values are kept bit by bit, NaN payloads and the sign of zero included.
@@ -210,12 +218,15 @@ class Capture:
 class Role:
     """The checked content of one role: its samples, its provenance and its arrays by output."""
 
-    def __init__(self, group: Any, *, where: str) -> None:
+    def __init__(self, group: Any, *, folder: Path, where: str) -> None:
         samples = group.attrs.get("samples")
         if not _is_names(samples) or not samples:
             raise InputError(f"{where} does not name its samples; record it again")
         self.samples: tuple[str, ...] = tuple(samples)
         self.index = {name: index for index, name in enumerate(self.samples)}
+        inputs = group.attrs.get("inputs")
+        is_known = isinstance(inputs, list) and len(inputs) == len(samples)
+        self.inputs = tuple(map(str, inputs)) if is_known else ("",) * len(samples)
         provenance = group.attrs.get("provenance", {})
         if not isinstance(provenance, dict):
             raise InputError(f"{where} has provenance {provenance!r}, which is no JSON object")
@@ -231,7 +242,12 @@ class Role:
             name = array.attrs.get("name")
             if not isinstance(name, str) or name in self.arrays:
                 raise InputError(f"array '{key}' of {where} has the unusable name {name!r}")
-            _check_array(array, n_samples=len(samples), where=f"output '{name}' of {where}")
+            _check_array(
+                array,
+                n_samples=len(samples),
+                chunks=folder / key / "c",
+                where=f"output '{name}' of {where}",
+            )
             self.arrays[name] = array
             if (kind := array.attrs.get("kind")) in ("tensor", "image"):
                 self.kinds[name] = kind
@@ -248,7 +264,7 @@ def _is_names(value: object) -> bool:
     )
 
 
-def _check_array(array: Any, *, n_samples: int, where: str) -> None:
+def _check_array(array: Any, *, n_samples: int, chunks: Path, where: str) -> None:
     """Refuse what version 1 does not have, and chunks that are missing, before values are read."""
     metadata = array.metadata.to_dict()
     codecs = {codec["name"] for codec in metadata["codecs"]}
@@ -257,16 +273,21 @@ def _check_array(array: Any, *, n_samples: int, where: str) -> None:
         raise InputError(msg + listing(sorted(_CODECS)))
     if not is_plain(array.dtype):
         raise InputError(f"{where} has dtype {array.dtype}; accepted are numbers and booleans")
-    if array.ndim == 0 or array.shape[0] != n_samples:
+    n_rows = array.shape[0] if array.ndim else -1
+    if n_rows != n_samples and not n_samples < n_rows <= _n_entries(chunks):
         msg = f"{where} has shape {array.shape}, but {n_samples} samples are named"
         raise InputError(msg)
     if array.chunks != (1, *array.shape[1:]):
         msg = f"{where} has chunks {array.chunks}; a chunk holds one sample"
         raise InputError(msg)
-    n_missing = n_samples - array.nchunks_initialized
+    n_missing = n_rows - array.nchunks_initialized
     if n_missing:
         msg = f"{where} lacks the values of {n_missing} of its {n_samples} samples; copy it again"
         raise InputError(msg)
+
+
+def _n_entries(folder: Path) -> int:
+    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
 
 
 def open_capture(path: str | os.PathLike[str]) -> Capture:
@@ -309,7 +330,9 @@ def open_role(folder: Path, role: str) -> Role | None:
     """
     root = _open_root(folder)
     with _readable(folder, f"role '{role}'"):
-        return Role(root[role], where=f"{role} of capture '{folder}'") if role in root else None
+        if role not in root:
+            return None
+        return Role(root[role], folder=folder / role, where=f"{role} of capture '{folder}'")
 
 
 def _open_root(folder: Path) -> Any:

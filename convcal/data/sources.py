@@ -34,6 +34,7 @@ __all__ = [
     "Sample",
     "Source",
     "load_function",
+    "sample_digest",
 ]
 
 Sample = dict[str, np.ndarray]
@@ -211,13 +212,13 @@ class ObjectSource:
         self._call = call
         self._description = description
         self._where = where
-        self._digests = [_digest(sample) for sample in self._samples()]
+        self._digests = [sample_digest(sample) for sample in self._samples()]
         self.names = [f"sample-{index}" for index in range(len(self._digests))]
 
     def __iter__(self) -> Iterator[Sample]:
         n_read = 0
         for sample in self._samples():
-            if n_read == len(self._digests) or _digest(sample) != self._digests[n_read]:
+            if n_read == len(self._digests) or sample_digest(sample) != self._digests[n_read]:
                 msg = (
                     f"{self._where} gives another sample {n_read} than when it was first gone "
                     "through; both models need the same samples: seed the random numbers"
@@ -255,7 +256,8 @@ class ObjectSource:
         return "\n".join(self._digests)
 
 
-def _digest(sample: Sample) -> str:
+def sample_digest(sample: Sample) -> str:
+    """Hash names, dtypes, shapes and values of a sample."""
     digest = hashlib.sha256()
     for name, values in sample.items():
         digest.update(f"{name!r} {values.dtype.str} {values.shape}\n".encode())
