@@ -73,6 +73,10 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
 
     Notes
     -----
+    Up to 4 million values per role all samples are kept, and the answer is that of all at once.
+    Beyond, a subsample chosen by content decides and proves, and gain and bias of a whole-pixel
+    correction come from all samples, see `convcal.estimation.estimate_statistics`.
+
     `fit` computes the fitted attributes at once, `partial_fit` and `merge` when one of them is
     next asked for, with the parameters that held at the last batch.
 

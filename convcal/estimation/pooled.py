@@ -18,10 +18,10 @@ __all__ = ["estimate_statistics"]
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# The gain of all samples may leave a twentieth more of the subsample's squared error than its own
-# fit does, besides one rounding: a fit to 20 values differs by as much of itself. More than that
-# comes from samples that are unlike those of the subsample, and a correction that was proven on
-# these must not follow them.
+# The line of all samples may leave a twentieth more of the subsample's squared error than its own
+# line does, besides one rounding. Of samples of one kind it leaves about 2 / n more, n values of a
+# channel. A twentieth comes of samples that are unlike those of the subsample, and a correction
+# that was proven on these must not follow them.
 _MOST_EXCESS = 0.05
 
 

@@ -21,8 +21,6 @@ from convcal.estimation.records import ArrayRecord, as_arrays, as_header
 
 __all__ = ["BUDGET", "OutputStatistics"]
 
-Array = NDArray[np.float64]
-
 BUDGET = 2**22
 """Values per role that are kept. At 10 dB as many place a shift within a few 1e-4 pixels and a
 gain within 2e-4, below what the taps resolve; in float64 they are 32 MiB per role."""
@@ -311,7 +309,13 @@ class OutputStatistics:
         n_samples = header.integer("n_samples", least=0)
         if n_samples == 0:
             return statistics
-        state = statistics._open(header.shape("shape"), header.dtypes("dtypes"))
+        shape, dtypes = header.shape("shape"), header.dtypes("dtypes")
+        # Before memory is taken by what the header says.
+        for name, dtype in zip(("reference", "observed"), dtypes, strict=True):
+            record.take(name, dtype=dtype, shape=(None, *shape))
+        n_shifts = (2 * m + 1 for m in _check_limits(max_shift, shape[1:]))
+        record.take("mean", dtype=np.dtype(np.float64), shape=(2, shape[0], *n_shifts))
+        state = statistics._open(shape, dtypes)
         statistics.n_samples = n_samples
         statistics._read_samples(record)
         n_kept = sum(sample.count for sample in statistics._kept.values())
