@@ -35,7 +35,8 @@ if TYPE_CHECKING:
 __all__ = ["RoleGrower", "check_recording", "grow_role", "record_role"]
 
 SECONDS_BETWEEN_COMMITS = 5.0
-"""Samples of at most so long are lost when a recording is killed."""
+"""What was recorded since is lost when the process is killed; no more than a tenth of the time
+goes into keeping it."""
 _STAGE = ".convcal-"
 
 
@@ -136,6 +137,7 @@ class RoleGrower:
         if not self._new or self._is_committing:
             return
         self._is_committing = True  # an interruption from here on must not commit again
+        start = time.monotonic()
         part = self._part()
         if self._old is None:
             self._place(part)
@@ -144,7 +146,8 @@ class RoleGrower:
         self._old = open_role(self._folder, self._role)
         shutil.rmtree(part, ignore_errors=True)
         self._writer, self._new = None, {}
-        self._due = time.monotonic() + SECONDS_BETWEEN_COMMITS
+        now = time.monotonic()
+        self._due = now + SECONDS_BETWEEN_COMMITS * max(1.0, 2 * (now - start))
         self._is_committing = False
 
     def finish(self) -> None:
@@ -163,10 +166,12 @@ class RoleGrower:
         missing = [name for name in self._other.samples if name not in self._old.index]
         surplus = [name for name in self._old.samples if name not in self._other.index]
         if missing or surplus:
+            what = f"lacks samples {listing(missing)}, which the other role has"
+            if not missing:
+                what = f"has samples {listing(surplus)}, which the other role lacks"
             raise InputError(
-                f"{self._where} lacks samples {listing(missing)}, which the other role there has, "
-                f"and has {listing(surplus)}, which that lacks; record both roles from the same "
-                "data, or choose another path"
+                f"{self._where} {what}; record both roles from the same data, or choose another "
+                "path"
             )
 
     def close(self) -> None:
@@ -481,7 +486,7 @@ def check_recording(
     """
     folder = check_role(path, role, force=append or force).absolute()
     partial = folder.with_name(f"{folder.name}.{role}.partial")
-    if partial.exists() and open_role(partial, role) is None:
+    if partial.exists() and [*partial.iterdir()] == [partial / "zarr.json"]:
         shutil.rmtree(partial)  # its role was moved away, and then the process was killed
     if partial.exists() and not (append or force):
         raise OutputExistsError(

@@ -24,7 +24,8 @@ __all__ = ["SECONDS_BETWEEN_CHECKPOINTS", "Checkpoint", "check_checkpoint"]
 FORMAT = "convcal.checkpoint"
 VERSION = 1
 SECONDS_BETWEEN_CHECKPOINTS = 5.0
-"""A checkpoint is not written more often, nor for more than a tenth of the time."""
+"""A checkpoint is not written more often, nor for more than a tenth of the time. It may be large:
+it holds the samples that the statistics keep."""
 _KEY = "checkpoint"
 
 
@@ -138,7 +139,7 @@ class Checkpoint:
             np.savez(stream, allow_pickle=False, **arrays)
         self._n_saved = state.n_samples
         now = time.monotonic()
-        self._due = now + max(SECONDS_BETWEEN_CHECKPOINTS, 10 * (now - start))
+        self._due = now + SECONDS_BETWEEN_CHECKPOINTS * max(1.0, 2 * (now - start))
 
     def remove(self) -> None:
         """Remove the file: the fit is done."""

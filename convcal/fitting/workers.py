@@ -8,6 +8,7 @@ import multiprocessing
 import os
 import signal
 import threading
+import warnings
 from collections import deque
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor, Future, ProcessPoolExecutor
@@ -102,8 +103,9 @@ def process_executor(n_workers: int) -> Iterator[Executor]:
 
 
 def _start_worker(lifeline: Connection) -> None:
-    """Leave Ctrl-C to the parent, and leave with it."""
+    """Leave Ctrl-C and warnings to the parent, which opens the same, and leave with it."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    warnings.simplefilter("ignore")
 
     def leave() -> None:
         with contextlib.suppress(EOFError, OSError):
