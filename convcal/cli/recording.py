@@ -182,19 +182,15 @@ def _render_capture(capture: Capture, role: str) -> list[RenderableType]:
     if faults := capture.provenance[role].get("faults"):
         parts.append(emulation_notice([str(faults)]))
     outputs = ", ".join(printable(name) for name in capture.outputs)
-    parts.append(
-        f"{role} outputs of {_samples(capture.samples)} written to {capture.path}: {outputs}"
-    )
+    samples = [*capture.samples, *capture.unpaired.get(role, ())]
+    parts.append(f"{role} outputs of {_samples(samples)} written to {capture.path}: {outputs}")
     missing = [each for each in ROLES if each not in capture.roles]
-    if capture.unpaired:
-        lacking = [each for each in ROLES if each not in capture.unpaired]
-        parts.append(
-            f"{_samples(capture.unpaired[next(iter(capture.unpaired))])} are still to be added to "
-            f"the {' and the '.join(lacking) or 'other'} outputs, with --append"
-        )
-    elif missing:
+    for holder, names in capture.unpaired.items():
+        lacking = ROLES[1 - ROLES.index(holder)]
+        parts.append(f"{_samples(names)} still to be added to the {lacking} outputs, with --append")
+    if missing:
         parts.append(f"the {missing[0]} outputs are still to be added to it")
-    else:
+    elif not capture.unpaired:
         parts.append("next:")
         fit = ("convcal", "fit", "--captures", capture.path, "-o")
         name = f"{capture.path.name.removesuffix('.capture')}.calibration.json"

@@ -24,7 +24,6 @@ decoders that do nothing else.
 from __future__ import annotations
 
 import hashlib
-import itertools
 import os
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
@@ -105,7 +104,7 @@ class CalibrationSet:
             if start <= first and after <= stop:
                 yield from source
             elif first < stop and after > start:
-                yield from itertools.islice(source, max(start - first, 0), stop - first)
+                yield from source.part(max(start - first, 0), min(stop, after) - first)
             first = after
 
     def __str__(self) -> str:

@@ -324,7 +324,7 @@ def test_the_verb_adds_new_data_to_both_roles(tmp_path, monkeypatch, capsys):
             words = ("capture", MODELS / f"{package}.mlpackage", "--role", role, "--append")
             how = ("--data", f"{name}.npz", "--runtime", "reference", "-o", "net.capture")
             assert main([str(word) for word in (*words, *how)]) == 0
-    assert "6 samples are still to be added to the observed outputs" in capsys.readouterr().out
+    assert "6 samples still to be added to the observed outputs" in capsys.readouterr().out
     capture = open_capture("net.capture")
     assert capture.samples == tuple(
         f"{name}[{index}]" for name in ("monday", "tuesday") for index in range(6)
