@@ -7,7 +7,7 @@ import contextlib
 import dataclasses
 import os
 import platform
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor
 from typing import Any
 
@@ -212,20 +212,8 @@ def _fit(
                     if kept:
                         kept.offer(state)
     if is_shared:
-        with contextlib.ExitStack() as stack:
-            if executor is None:
-                executor = stack.enter_context(process_executor(n_jobs))
-                n_at_once = n_jobs + 2
-            else:
-                n_at_once = n_jobs if n_jobs > 1 else SHARDS_AT_ONCE
-            shards = [
-                (max(start, state.n_samples), stop)
-                for start, stop in plan_shards(n_samples)
-                if stop > state.n_samples
-            ]
-            states = shard_states(shared, shards, executor=executor, n_at_once=n_at_once)
-            stack.enter_context(contextlib.closing(states))
-            stack.enter_context(_kept(kept, state))
+        states = _states_of_shards(shared, state.n_samples, n_samples, n_jobs, executor)
+        with contextlib.closing(states), _kept(kept, state):
             for part in states:
                 state.merge(part)
                 if kept:
@@ -236,6 +224,19 @@ def _fit(
     if kept:
         kept.remove()
     return calibration
+
+
+def _states_of_shards(
+    job: Job, n_done: int, n_samples: int, n_jobs: int, executor: Executor | None
+) -> Generator[FitState, None, None]:
+    """Give the states of what is not done yet, worked out by other processes."""
+    shards = [(max(start, n_done), stop) for start, stop in plan_shards(n_samples) if stop > n_done]
+    if executor is not None:
+        n_at_once = n_jobs if n_jobs > 1 else SHARDS_AT_ONCE
+        yield from shard_states(job, shards, executor=executor, n_at_once=n_at_once)
+        return
+    with process_executor(n_jobs) as own:
+        yield from shard_states(job, shards, executor=own, n_at_once=n_jobs + 2)
 
 
 @contextlib.contextmanager

@@ -23,6 +23,8 @@ __all__ = ["dask_executor", "process_executor", "shard_states"]
 
 SHARDS_AT_ONCE = 16
 """How many an executor gets that does not say how many it can take."""
+TRIES = 3
+"""How often a shard is tried: Dask's executor may fail one whose worker died as it was done."""
 
 
 def shard_states(
@@ -54,13 +56,24 @@ def shard_states(
     """
     waiting = deque(shards)
     running: deque[tuple[tuple[int, int], Future[bytes]]] = deque()
+    n_failed = 0
     try:
         while waiting or running:
             while waiting and len(running) < n_at_once:
                 shard = waiting.popleft()
                 running.append((shard, executor.submit(fit_shard, job, *shard)))
             shard, future = running[0]
-            content = future.result()
+            try:
+                content = future.result()
+            except (ConvcalError, BrokenProcessPool):
+                raise
+            except Exception:
+                n_failed += 1
+                if n_failed == TRIES:
+                    raise
+                running[0] = (shard, executor.submit(fit_shard, job, *shard))
+                continue
+            n_failed = 0
             running.popleft()
             yield FitState.from_bytes(content, job.options)
     except ConvcalError:

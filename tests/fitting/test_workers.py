@@ -224,6 +224,30 @@ def test_a_process_that_dies_is_named_and_the_fit_goes_on_from_its_checkpoint(sm
     assert not checkpoint.exists()
 
 
+class Losing:
+    """An executor that loses the first results, so many times."""
+
+    def __init__(self, n_lost):
+        self.n_lost = n_lost
+
+    def submit(self, function, *arguments):
+        future = concurrent.futures.Future()
+        if self.n_lost:
+            self.n_lost -= 1
+            future.set_exception(OSError("the connection is gone"))
+        else:
+            future.set_result(function(*arguments))
+        return future
+
+
+def test_a_part_that_is_lost_on_its_way_is_worked_out_again(small):
+    path, expected = small
+    calibration = fit_captures(path, options=OPTIONS, executor=Losing(2), n_jobs=2)
+    assert calibration.outputs == expected.outputs
+    with pytest.raises(RunnerError, match=r"samples 0 to 3: OSError: the connection is gone"):
+        fit_captures(path, options=OPTIONS, executor=Losing(10**6), n_jobs=2)
+
+
 PARENT = """\
 import sys
 from convcal import fit_captures
