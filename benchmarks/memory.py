@@ -9,7 +9,8 @@ The capture is simulated: windows of scenes displaced by a known shift, with gai
 in float32. A hundred distinct samples are written, and their files linked under other names
 until the capture has the size that is asked for: every one is read, decompressed and hashed like
 any other, but the disk holds the distinct ones only. To the estimator a linked sample is the
-same sample come again.
+same sample come again. Where thousands of links take long, put them into memory:
+``--folder /dev/shm``.
 
 Peak memory is that of a process that does nothing but the fit, as the operating system counts it
 (``ru_maxrss``; with workers, of the largest one besides). Exit code 1 where it is above 1 GB or
