@@ -93,9 +93,7 @@ def stacks(shape: tuple[int, ...], snr_db: float | None = 20.0) -> tuple[np.ndar
 def planes_of(reference: np.ndarray, observed: np.ndarray) -> list[tuple[np.ndarray, np.ndarray]]:
     """Give the planes of both stacks."""
     spatial = reference.shape[2:]
-    return list(
-        zip(reference.reshape(-1, *spatial), observed.reshape(-1, *spatial), strict=True)
-    )
+    return list(zip(reference.reshape(-1, *spatial), observed.reshape(-1, *spatial), strict=True))
 
 
 def peers(planes: list[tuple[np.ndarray, np.ndarray]], upsampling: int) -> dict[str, Call]:
