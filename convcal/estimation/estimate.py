@@ -176,11 +176,14 @@ def estimate(
     split = split_samples(ref.shape, holdout=holdout)
     found = _Registered()
     if spatial:
-        found = _register(ref, obs, validity=validity, limits=limits, level=level, robust=robust)
-        if found.outliers is not None:
-            validity = validity.leaving_out(found.outliers)
-        if robust or found.outliers is not None:
-            found = _register(ref, obs, validity=validity, limits=limits, level=level, robust=False)
+        for draw_in, slack in ((robust, 0.5), (False, 0.1), (False, None)):
+            found = _register(
+                ref, obs, validity=validity, limits=limits, level=level, robust=draw_in, slack=slack
+            )
+            if found.outliers is None and not draw_in:
+                break
+            if found.outliers is not None:
+                validity = validity.leaving_out(found.outliers)
     registration = found.registration
     data = Data(ref, obs, validity.observed, level, robust)
     candidates, fit = propose(data, registration=registration, model=model)
@@ -291,8 +294,9 @@ def _register(
     limits: tuple[int, ...],
     level: RoundingLevel,
     robust: bool,
+    slack: float | None,
 ) -> _Registered:
-    """Register both outputs, in units of each channel's spread.
+    """Register both outputs, in units of each channel's spread; look for outliers with a slack.
 
     A robust registration draws gross values in before it looks; whether they are outliers is
     judged by what they were.
@@ -314,13 +318,16 @@ def _register(
         return _Registered(found)
     column = (1, -1) + (1,) * (ref.ndim - 2)
     raw = (obs - obs_mean.reshape(column)) / obs_spread.reshape(column)
-    outliers = find_outliers(
-        standard_ref,
-        raw,
-        shift=found.raw_shift,
-        line=None if robust else found.line,
-        floor=floor,
-        masks=(validity.reference, validity.observed),
-    )
+    outliers = None
+    if slack is not None:
+        outliers = find_outliers(
+            standard_ref,
+            raw,
+            shift=found.raw_shift,
+            line=None if robust else found.line,
+            floor=floor,
+            masks=(validity.reference, validity.observed),
+            slack=slack,
+        )
     line = found.line.gains((ref_mean, ref_spread), (obs_mean, obs_spread))
     return _Registered(found, line, outliers)

@@ -301,6 +301,7 @@ def find_outliers(
     line: Line | None,
     floor: Array,
     masks: tuple[Mask | None, Mask | None],
+    slack: float,
 ) -> Mask | None:
     """Find observed values that lie far from the registered reference.
 
@@ -312,6 +313,9 @@ def find_outliers(
         Gain and bias; None to take those of the majority.
     floor, masks
         As for `register`.
+    slack : float
+        Share of the range of the neighbours' values that is allowed beyond them: half of it while
+        the shift may be off, a tenth, what interpolation leaves, once outliers no longer pull it.
 
     Returns
     -------
@@ -321,8 +325,7 @@ def find_outliers(
     Notes
     -----
     The reference between two positions lies, but for little, between the extremes of their
-    neighbours: a value is gross if it is 8 robust sigmas, and half of their range, beyond those,
-    wherever the shift is.
+    neighbours: a value is gross if it is 8 robust sigmas and the slack beyond those.
     """
     valid = np.isfinite(observed)
     for mask in masks:
@@ -341,7 +344,7 @@ def find_outliers(
         f(predicted, size=(1, 1, *(3,) * len(shift)), mode="nearest")
         for f in (scipy.ndimage.minimum_filter, scipy.ndimage.maximum_filter)
     )
-    beyond = np.maximum(low - observed, observed - high) - (high - low) / 2
+    beyond = np.maximum(low - observed, observed - high) - slack * (high - low)
     gross = np.zeros(observed.shape, dtype=bool)
     for channel in range(observed.shape[1]):
         kept = valid[:, channel]
