@@ -24,7 +24,17 @@ from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import RoundingLevel
 from convcal.words import MODELS
 
-__all__ = ["MODELS", "Candidate", "Data", "inside", "propose", "scaled", "separated", "valid_after"]
+__all__ = [
+    "MODELS",
+    "Candidate",
+    "Data",
+    "fit_behind",
+    "inside",
+    "propose",
+    "scaled",
+    "separated",
+    "valid_after",
+]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -132,7 +142,7 @@ class Candidate:
         changed = (self.gain != 1) | (self.bias != 0)
         if not changed.any():
             return result
-        fit, moved = _fit(result, data)
+        fit, moved = fit_behind(result, data)
         fitted = changed & ~fit.is_constant
         # A gain of 1 stays 1; its bias is the mean of what is left.
         gain = np.where(fitted & (self.gain != 1), fit.gain, self.gain)
@@ -142,9 +152,7 @@ class Candidate:
         return replace(result, gain=gain, bias=bias)
 
 
-def propose(
-    data: Data, *, registration: Registration | None, model: str
-) -> tuple[list[Candidate], AffineFit]:
+def propose(data: Data, *, registration: Registration | None, model: str) -> list[Candidate]:
     """Fit the candidates.
 
     Parameters
@@ -159,8 +167,6 @@ def propose(
     -------
     list of Candidate
         Identity first.
-    AffineFit
-        At the last geometry tried, with the standard errors.
     """
     spatial = data.reference.shape[2:]
     n_channels = data.reference.shape[1]
@@ -185,14 +191,10 @@ def propose(
             )
             if fine != whole and any(s != round(s) for s in fine):
                 geometries.append(plain("subpixel-shift", fine))
-    candidates, fit = [], None
-    for geometry in geometries:
-        more, fit = with_affine(geometry, data)
-        candidates += more
+    candidates = [c for geometry in geometries for c in _with_affine(geometry, data)]
     if model != "auto":
         candidates = [c for c in candidates if c.model in {"identity", model}]
-    assert fit is not None  # noqa: S101 - identity is always tried
-    return candidates, fit
+    return candidates
 
 
 def scaled(
@@ -242,7 +244,7 @@ def scaled(
     lost = (start + end for start, end in geometry.margins(spatial))
     if any(n <= size for n, size in zip(spatial, lost, strict=True)):
         return []
-    return [c for c in with_affine(geometry, data)[0] if not c.has_fitted_taps]
+    return [c for c in _with_affine(geometry, data) if not c.has_fitted_taps]
 
 
 def separated(stride: int, data: Data) -> list[Candidate]:
@@ -256,19 +258,12 @@ def separated(stride: int, data: Data) -> list[Candidate]:
         np.zeros(1),
         rows=(spatial[-1], stride),
     )
-    return with_affine(geometry, data)[0]
+    return _with_affine(geometry, data)
 
 
-def with_affine(geometry: Candidate, data: Data) -> tuple[list[Candidate], AffineFit]:
-    """Give a geometry, with its taps fitted too, and the same with gain and bias where they matter.
-
-    Returns
-    -------
-    list of Candidate
-        The simplest first.
-    AffineFit
-    """
-    fit, moved = _fit(geometry, data)
+def _with_affine(geometry: Candidate, data: Data) -> list[Candidate]:
+    """Give a geometry, the same with gain and bias where they matter, and with fitted taps."""
+    fit, moved = fit_behind(geometry, data)
     gain, bias = _material(fit, moved.reference, moved.observed, moved.valid, data.level)
     is_affine = bool((gain != 1).any() or (bias != 0).any())
     candidates = [geometry]
@@ -278,11 +273,18 @@ def with_affine(geometry: Candidate, data: Data) -> tuple[list[Candidate], Affin
     if any(len(taps) > 1 for _, taps in geometry.filters):
         best = replace(candidates[-1], has_fitted_taps=True)
         candidates.append(replace(best, filters=_fitted_filters(best, data)))
-    return candidates, fit
+    return candidates
 
 
-def _fit(candidate: Candidate, data: Data) -> tuple[AffineFit, Data]:
-    """Fit gain and bias behind a candidate's geometry, inside its margins."""
+def fit_behind(candidate: Candidate, data: Data) -> tuple[AffineFit, Data]:
+    """Fit gain and bias behind a candidate's geometry, inside its margins.
+
+    Returns
+    -------
+    AffineFit
+    Data
+        What it was fitted to.
+    """
     spatial = data.reference.shape[2:]
     ones, nothing = np.ones(len(candidate.gain)), np.zeros(len(candidate.gain))
     window = inside(candidate.margins(spatial), spatial)

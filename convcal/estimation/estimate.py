@@ -17,6 +17,7 @@ from convcal.estimation.candidates import (
     MODELS,
     Candidate,
     Data,
+    fit_behind,
     inside,
     propose,
     scaled,
@@ -186,7 +187,7 @@ def estimate(
                 validity = validity.leaving_out(found.outliers)
     registration = found.registration
     data = Data(ref, obs, validity.observed, level, robust)
-    candidates, fit = propose(data, registration=registration, model=model)
+    candidates = propose(data, registration=registration, model=model)
     labels = unit_labels(spatial, n_samples=len(ref))
     choice = choose(candidates, data, split, labels=labels)
 
@@ -241,7 +242,7 @@ def estimate(
             line=found.line,
             validity=validity,
             level=level,
-            fit=fit,
+            fit=fit_behind(choice.chosen.candidate, data)[0],
             judgement=judgement,
             limits=limits,
         ),

@@ -208,8 +208,8 @@ def register(
     raw, error, band = tuple(float(b) for b in best), (math.inf,) * n_axes, 1.0
     deviations = np.zeros((0, n_axes))
     if refined is not None:
-        refinement, band = refined
-        raw = tuple(float(s) for s in refinement.shift)
+        refinement, band, moved = refined
+        raw = tuple(float(s + m) for s, m in zip(refinement.shift, moved, strict=True))
         error = _standard_error(refinement, free, floor)
         deviations = np.zeros((len(refinement.grams), n_axes))
         deviations[:, list(free)] = unit_deviations(refinement.grams, floor)
@@ -265,13 +265,29 @@ def _refine(
     floor: Array,
     free: tuple[int, ...],
     masks: tuple[Mask | None, Mask | None],
-) -> tuple[Refinement, float] | None:
-    """Refine in the widest band that the next lower one does not contradict."""
+) -> tuple[Refinement, float, tuple[int, ...]] | None:
+    """Refine in the widest band that the next lower one does not contradict.
+
+    Returns
+    -------
+    (Refinement, band, whole) or None
+        The refined shift comes on top of the whole pixels.
+
+    Notes
+    -----
+    The observed stack is moved by the whole pixels first, and what that exposes is filled from the
+    reference, as gaps are. Left to prediction, its error would be content that the reference has:
+    correlated with the slopes, and so a bias (of 0.0024 px at 3 px, 32 x 32 and 10 dB).
+    """
+    whole = tuple(math.trunc(s) if axis in free else round(s) for axis, s in enumerate(start))
+    observed, present = _moved_whole(observed, whole, mask=masks[1])
+    masks = masks[0], present
     has_masks = any(mask is not None for mask in masks)
-    kept: tuple[Refinement, float] | None = None
+    kept: tuple[Refinement, float, tuple[int, ...]] | None = None
+    first = tuple(s - w for s, w in zip(start, whole, strict=True))
     for band in _BANDS:
         found = None
-        shift = start if kept is None else tuple(kept[0].shift.tolist())
+        shift = first if kept is None else tuple(kept[0].shift.tolist())
         # What fills a gap is as far off as the shift it was taken at: again, until it settles.
         for _ in range(_MAX_FILLS if has_masks else 1):
             ref, obs = reference, observed
@@ -289,8 +305,27 @@ def _refine(
                 break
         if found is None or (kept is not None and not _contradicts(found, kept[0], free)):
             return kept
-        kept = found, band
+        kept = found, band, whole
     return kept
+
+
+def _moved_whole(
+    observed: Array, shift: tuple[int, ...], *, mask: Mask | None
+) -> tuple[Array, Mask | None]:
+    """Move a stack by whole pixels; tell which positions have a source that counts."""
+    if not any(shift):
+        return observed, mask
+    present = np.ones(observed.shape, dtype=bool) if mask is None else mask
+    for axis, pixels in enumerate(shift, start=2):
+        size = observed.shape[axis]
+        source = np.arange(size) - pixels
+        inside = ((source >= 0) & (source < size)).reshape(
+            (-1,) + (1,) * (observed.ndim - axis - 1)
+        )
+        source = np.clip(source, 0, size - 1)
+        observed = np.take(observed, source, axis=axis)
+        present = np.take(np.broadcast_to(present, observed.shape), source, axis=axis) & inside
+    return observed, present
 
 
 def find_outliers(
