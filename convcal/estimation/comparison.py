@@ -211,7 +211,7 @@ class ShiftProblem:
         rest = values[-1]
         np.multiply(self.observed, roots, out=rest)
         if slope.any():
-            rest -= slope.astype(dtype).reshape(column) * values[0]
+            rest -= values[0] * slope.astype(dtype).reshape(column)
         roots = np.broadcast_to(roots, self.size)
         if self.valid is not None:
             values *= self.valid

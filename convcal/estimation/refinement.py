@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 _MAX_STEPS = 12
 _LARGEST_MOVE = 1.5
-_FEW = 2**15  # values that the first steps are made with
+_FEW = 2**13  # values that the first steps are made with
 # Weighed against this, all but what lies free of the borders is left out: what noise there is shows
 # at the first step. Below it, it makes no difference.
 _LEAST_NOISE = 1e-6
