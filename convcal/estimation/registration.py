@@ -7,8 +7,11 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.ndimage
 from numpy.typing import NDArray
 
+from convcal.estimation.affine import fit_affine
+from convcal.estimation.interpolation import axis_filter
 from convcal.estimation.overlap import (
     ShiftScores,
     local_minima,
@@ -19,7 +22,7 @@ from convcal.estimation.phase import correlate_phases
 from convcal.estimation.refinement import Refinement, refine_shift
 from convcal.estimation.units import unit_covariance, unit_deviations
 
-__all__ = ["Registration", "register"]
+__all__ = ["Line", "Registration", "fill_invalid", "find_outliers", "register"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -27,6 +30,8 @@ Mask = NDArray[np.bool_]
 # What the estimator itself may be off by, in pixels, and claims no less: with exact fp16 pairs
 # of 64 x 64 its errors are below 0.0001 px, of 24 x 24 below 0.001 (benchmarks/registration.py).
 _MODEL_ERROR = 0.0003
+# The same of a gain, relative: weights rounded to fp16 change it by as much.
+_GAIN_ERROR = 0.0002
 # Shifts nearer to a whole pixel than this are whole, whatever the noise.
 _WHOLE = 0.002
 # 99.7 % of the time, where the error is all noise.
@@ -38,8 +43,47 @@ _AS_GOOD = 0.05
 # The bands that are tried, as shares of the Nyquist frequency: a shift that was made by averaging
 # or by straight lines between values agrees with the band-limited model in the low ones only.
 _BANDS = (1.0, 0.5, 0.3)
+_MAX_FILLS, _SETTLED, _FILL_TAPS = 6, 0.0005, 12
 # Fewer positions than this along an axis are moved by whole pixels.
 _LEAST_SIZE = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """``observed = slope * reference + intercept`` of standardised stacks, per channel.
+
+    Attributes
+    ----------
+    slope, slope_error, intercept, intercept_error : ndarray of float64, shape (C,)
+        Standard errors for white noise in the observed values; infinite where unrelated.
+    """
+
+    slope: Array
+    slope_error: Array
+    intercept: Array
+    intercept_error: Array
+
+    def gains(
+        self, reference: tuple[Array, Array], observed: tuple[Array, Array]
+    ) -> tuple[Array, Array, Array, Array]:
+        """Give gain, bias and their standard errors in the outputs' own units.
+
+        Parameters
+        ----------
+        reference, observed : (mean, spread)
+            What both were standardised by.
+        """
+        (ref_mean, ref_spread), (obs_mean, obs_spread) = reference, observed
+        related = self.slope != 0
+        slope = np.where(related, self.slope, 1.0)
+        gain = ref_spread / (obs_spread * slope)
+        centre = obs_mean + obs_spread * self.intercept
+        relative = np.hypot(self.slope_error / np.abs(slope), _GAIN_ERROR)
+        gain_error = np.where(related, np.abs(gain) * relative, np.inf)
+        level = self.intercept_error * obs_spread * np.abs(gain)
+        with np.errstate(invalid="ignore"):  # inf * 0, where unrelated
+            bias_error = np.where(related, np.hypot(level, gain_error * centre), np.inf)
+        return gain, ref_mean - gain * centre, gain_error, bias_error
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +108,8 @@ class Registration:
         ones contradict it, as under a shift that was not made band-limited.
     interval : tuple of (float, float)
         95 % interval per axis about `raw_shift`.
+    line : Line or None
+        Gain and bias with their errors; None where nothing was refined.
     peak_ratio : float
         Of the pooled phase correlation, see `PhaseCorrelation`.
     phase_peak : tuple of int
@@ -87,6 +133,7 @@ class Registration:
     standard_error: tuple[float, ...]
     band: float
     interval: tuple[tuple[float, float], ...]
+    line: Line | None
     peak_ratio: float
     phase_peak: tuple[int, ...]
     agreement: float
@@ -187,6 +234,7 @@ def register(
         standard_error=error,
         band=band,
         interval=tuple((s - 1.96 * e, s + 1.96 * e) for s, e in zip(raw, error, strict=True)),
+        line=None if refined is None else _line(refined[0]),
         peak_ratio=phase.peak_ratio,
         phase_peak=phase.peak,
         agreement=float((np.abs(deviations).max(axis=1) < 0.25).mean()) if len(deviations) else 1.0,
@@ -196,6 +244,16 @@ def register(
         ),
         ambiguous=_ambiguous(scores, best, frozen),
         unexplained=float(np.median(seen)) if seen.size else 1.0,
+    )
+
+
+def _line(found: Refinement) -> Line:
+    related = found.slope != 0
+    return Line(
+        slope=found.slope,
+        slope_error=np.where(related, found.slope_error, np.inf),
+        intercept=found.intercept,
+        intercept_error=np.where(related, found.intercept_error, np.inf),
     )
 
 
@@ -209,26 +267,100 @@ def _refine(
     masks: tuple[Mask | None, Mask | None],
 ) -> tuple[Refinement, float] | None:
     """Refine in the widest band that the next lower one does not contradict."""
-    valid = None
-    if any(mask is not None for mask in masks):
-        reference, observed, valid = fill_invalid(reference, observed, shift=start, masks=masks)
+    has_masks = any(mask is not None for mask in masks)
     kept: tuple[Refinement, float] | None = None
     for band in _BANDS:
-        found = refine_shift(
-            reference,
-            observed,
-            start=start if kept is None else kept[0].shift.tolist(),
-            floor=floor,
-            free=free,
-            band=band,
-            valid=valid,
-        )
-        if found is None:
-            return kept
-        if kept is not None and not _contradicts(found, kept[0], free):
+        found = None
+        shift = start if kept is None else tuple(kept[0].shift.tolist())
+        # What fills a gap is as far off as the shift it was taken at: again, until it settles.
+        for _ in range(_MAX_FILLS if has_masks else 1):
+            ref, obs = reference, observed
+            valid: Mask | None = None
+            if has_masks:
+                ref, obs, valid = fill_invalid(reference, observed, shift=shift, masks=masks)
+            found = refine_shift(
+                ref, obs, start=shift, floor=floor, free=free, band=band, valid=valid
+            )
+            if found is None:
+                return kept
+            moved = np.abs(found.shift - shift).max()
+            shift = tuple(found.shift.tolist())
+            if moved < _SETTLED:
+                break
+        if found is None or (kept is not None and not _contradicts(found, kept[0], free)):
             return kept
         kept = found, band
     return kept
+
+
+def find_outliers(
+    reference: Array,
+    observed: Array,
+    *,
+    shift: tuple[float, ...],
+    line: Line | None,
+    floor: Array,
+    masks: tuple[Mask | None, Mask | None],
+    slack: float,
+) -> Mask | None:
+    """Find observed values that lie far from the registered reference.
+
+    Parameters
+    ----------
+    reference, observed : ndarray of float64, shape (N, C, *spatial)
+    shift : tuple of float
+    line : Line or None
+        Gain and bias; None to take those of the majority.
+    floor, masks
+        As for `register`.
+    slack : float
+        Share of the range of the neighbours' values that is allowed beyond them: half of it while
+        the shift may be off, a tenth, what interpolation leaves, once outliers no longer pull it.
+
+    Returns
+    -------
+    ndarray of bool or None
+        None where they are fewer than one in a thousand, or where they are what varies.
+
+    Notes
+    -----
+    The reference between two positions lies, but for little, between the extremes of their
+    neighbours: a value is gross if it is 8 robust sigmas and the slack beyond those.
+    """
+    valid = np.isfinite(observed)
+    for mask in masks:
+        if mask is not None:
+            valid &= np.broadcast_to(mask, observed.shape)
+    column = (1, -1) + (1,) * len(shift)
+    moved = _moved(reference, shift)
+    if line is None:
+        majority = fit_affine(observed, moved, valid=valid, robust=True)
+        slope, intercept = majority.gain, majority.bias
+    else:
+        slope, intercept = line.slope, line.intercept
+    predicted = slope.reshape(column) * moved + intercept.reshape(column)
+    error = np.abs(observed - predicted)
+    low, high = (
+        f(predicted, size=(1, 1, *(3,) * len(shift)), mode="nearest")
+        for f in (scipy.ndimage.minimum_filter, scipy.ndimage.maximum_filter)
+    )
+    beyond = np.maximum(low - observed, observed - high) - slack * (high - low)
+    gross = np.zeros(observed.shape, dtype=bool)
+    for channel in range(observed.shape[1]):
+        kept = valid[:, channel]
+        values = error[:, channel][kept]
+        if not values.size:
+            continue
+        sigma = max(1.4826 * float(np.median(values)), 20 * math.sqrt(floor[channel]))
+        gross[:, channel] = (beyond[:, channel] > 8 * sigma) & kept
+    share = gross.sum() / max(int(valid.sum()), 1)
+    if not 1e-3 < share < 0.4:
+        return None
+    # A channel of which they are most of the variance varies by them: they are its signal.
+    kept_power = np.square(np.where(gross | ~valid, 0.0, predicted)).sum()
+    if kept_power < 0.3 * np.square(np.where(valid, predicted, 0.0)).sum():
+        return None
+    return gross
 
 
 def _contradicts(low: Refinement, high: Refinement, free: tuple[int, ...]) -> bool:
@@ -245,10 +377,10 @@ def _standard_error(found: Refinement, free: tuple[int, ...], floor: Array) -> t
     variance = np.diag(found.covariance).copy()
     robust = unit_covariance(found.grams, floor)
     if robust is not None:
-        # Within a factor of 1.6 the spread over units is no more than its own chance.
-        spread = np.diag(robust)
-        own = variance[list(free)]
-        variance[list(free)] = np.where(spread > 2.5 * own, spread, own)
+        # Beyond what chance makes of so many units, the noise is not white.
+        limit = 1 + 2.5 * math.sqrt(2 / len(found.grams))
+        spread, own = np.diag(robust), variance[list(free)]
+        variance[list(free)] = np.where(spread > limit * own, spread, own)
     return tuple(float(e) for e in np.sqrt(variance + _MODEL_ERROR**2))
 
 
@@ -315,7 +447,7 @@ def fill_invalid(
     """Fill positions that do not count with what the other array says they should be.
 
     Filters reach across them; zeros would put edges there. The values come from the other array at
-    the shift itself, on straight lines between neighbours.
+    the shift itself.
 
     Returns
     -------
@@ -329,7 +461,10 @@ def fill_invalid(
         for m in masks
     )
     slopes = _slopes(reference, observed, shift, ref_valid, obs_valid)
-    moved, moved_valid = _moved(reference, shift), _moved(ref_valid.astype(float), shift) > 0.99
+    moved, moved_valid = (
+        _moved(reference, shift),
+        _moved(ref_valid.astype(float), shift, is_mask=True) > 0.99,
+    )
     filled_observed = np.where(obs_valid, observed, slopes * moved)
     back = tuple(-s for s in shift)
     filled_reference = np.where(
@@ -341,15 +476,20 @@ def fill_invalid(
     return filled_reference, filled_observed, obs_valid & moved_valid
 
 
-def _moved(array: Array, shift: tuple[float, ...]) -> Array:
-    """Give the values at ``i + shift``, on straight lines between neighbours, ends repeated."""
+def _moved(array: Array, shift: tuple[float, ...], *, is_mask: bool = False) -> Array:
+    """Give the values at ``i + shift``, ends repeated; of masks, the least of the neighbours."""
     for axis, pixels in enumerate(shift, start=2):
-        below = math.floor(pixels)
-        places = np.arange(array.shape[axis]) + below
-        first, second = (
-            np.take(array, np.clip(places + k, 0, array.shape[axis] - 1), axis=axis) for k in (0, 1)
-        )
-        array = first + (pixels - below) * (second - first)
+        size = array.shape[axis]
+        offset, taps = axis_filter(-pixels, n_taps=_FILL_TAPS)
+        if is_mask:
+            offset, taps = math.floor(pixels), (0.5, 0.5)
+        elif len(taps) >= size:
+            offset, taps = round(pixels), (1.0,)
+        total = np.zeros(array.shape)
+        for k, tap in enumerate(taps):
+            source = np.clip(np.arange(size) + offset + k, 0, size - 1)
+            total += tap * np.take(array, source, axis=axis)
+        array = total
     return array
 
 

@@ -127,7 +127,7 @@ def test_the_exported_python_file_corrects_and_passes_its_test(convcal, folder, 
     ("fault", "reason"),
     [
         ("noise:relative=0.3", "the residual is noise"),
-        ("scale-corner:growth=0.03", "a change of scale, not a shift"),
+        ("garbage:strength=3", "content is not there"),
         ("row-stride", "rows of 50 values were read from a buffer whose rows are 64"),
         ("saturate:limit=0.7", "stand at a limit (-0.7, 0.7)"),
         ("garbage", "its content is not there"),
@@ -338,7 +338,7 @@ def test_the_time_limit_reaches_the_runner(monkeypatch, convcal, pair, data, ver
     def open_runner(_, *, timeout, **options):
         raise UnavailableError(f"allowed {timeout}")
 
-    monkeypatch.setattr("convcal.pairs.open_runner", open_runner)
+    monkeypatch.setattr("convcal.pair_sources.open_runner", open_runner)
     monkeypatch.setattr("convcal.capturing.open_runner", open_runner)
     words = {"fit": (*pair, "-o", "c.json"), "check": pair, "run": (pair[1], "-o", "o.npz")}
     words["capture"] = (pair[1], "--role", "observed", "-o", "c")
