@@ -104,26 +104,34 @@ def fit_affine(
 
 
 def _fit(sums: LineSums, signal: Mask, n_values: NDArray[np.int64]) -> AffineFit:
-    gain = np.where(signal, sums.gain, 1.0)
+    safe = np.maximum(sums.total, 1e-30)
     variance = sums.residual / np.maximum(sums.total - 2, 1)
     spread = np.where(signal, sums.observed, 1.0)
-    safe = np.maximum(sums.total, 1e-30)
-    level = np.sqrt(variance * (1 / safe + sums.mean_observed**2 / spread))
-    product = np.where(signal & (sums.product != 0), sums.product, 1.0)
-    inverse = np.where(sums.product != 0, sums.reference / product, np.copysign(np.inf, gain))
-    # Without a fit the residual is the plain difference.
-    plain = sums.reference - 2 * sums.product + sums.observed
-    apart = plain / safe + np.square(sums.mean_reference - sums.mean_observed)
-    return AffineFit(
-        gain=gain,
-        bias=np.where(signal, sums.bias, 0.0),
-        gain_error=np.where(signal, np.sqrt(variance / spread), np.inf),
-        bias_error=np.where(signal, level, np.inf),
-        inverse_gain=np.where(signal, inverse, 1.0),
-        rmse=np.sqrt(np.where(signal, sums.residual / safe, np.maximum(apart, 0.0))),
-        n_values=n_values,
-        is_constant=~signal,
-    )
+    found = {
+        "gain": sums.gain,
+        "bias": sums.bias,
+        "gain_error": np.sqrt(variance / spread),
+        "bias_error": np.sqrt(variance * (1 / safe + sums.mean_observed**2 / spread)),
+        "inverse_gain": sums.reference / np.where(sums.product != 0, sums.product, 1.0),
+        "rmse": np.sqrt(sums.residual / safe),
+    }
+    if not sums.product.all():
+        endless = np.copysign(np.inf, sums.gain)
+        found["inverse_gain"] = np.where(sums.product != 0, found["inverse_gain"], endless)
+    if not signal.all():
+        # Without a fit the residual is the plain difference.
+        apart = sums.reference - 2 * sums.product + sums.observed
+        apart = apart / safe + np.square(sums.mean_reference - sums.mean_observed)
+        otherwise: dict[str, Array | float] = {
+            "gain": 1.0,
+            "bias": 0.0,
+            "gain_error": np.inf,
+            "bias_error": np.inf,
+            "inverse_gain": 1.0,
+            "rmse": np.asarray(np.sqrt(np.maximum(apart, 0.0))),
+        }
+        found = {name: np.where(signal, v, otherwise[name]) for name, v in found.items()}
+    return AffineFit(**found, n_values=n_values, is_constant=~signal)
 
 
 def _without_outliers(

@@ -22,7 +22,7 @@ __all__ = ["Alignment", "align"]
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating[Any]]
 
-_COARSE = 2**16  # values that the whole-pixel search looks at
+_COARSE = 2**14  # values that the whole-pixel search looks at
 _RELATED = 0.9  # unexplained by the best shift, at most, for a part to be enough
 _FP16_FLOOR = 1e-8  # of the variance: what rounding to fp16 leaves
 
@@ -116,7 +116,7 @@ def align(
 class _Stack:
     """Values with mean 0 and spread 1 per channel, and those means and spreads."""
 
-    values: Array
+    values: Floats
     mean: Array
     spread: Array
 
@@ -141,7 +141,7 @@ def _search(
         reference,
         n_values=n_values,
         shift=(0,) * len(limits),
-        least=[4 * limit + 32 for limit in limits],
+        least=[3 * limit + 32 for limit in limits],
         thin_channels=True,
     )
     stacks = (
@@ -166,25 +166,22 @@ def _refined(
     pair: tuple[NDArray[Any], NDArray[Any]], coarse: _Search, *, n_values: int
 ) -> Alignment:
     """Refine what the search found, by about `n_values` values."""
-    stacks, start = coarse.stacks, coarse.top
-    if stacks is None:
-        moved = coarse.best if pair[0].size > n_values else (0,) * len(coarse.best)
-        part = choose_part(pair[0], n_values=n_values, shift=moved)
-        stacks = (
-            _standard(pair[0][part.reference], "reference"),
-            _standard(pair[1][part.observed], "observed"),
-        )
-        start = tuple(s - m for s, m in zip(start, moved, strict=True))
-    else:
-        moved = (0,) * len(coarse.best)
-    ref, obs = stacks
     # Rounding to float32 is a thousandth of what rounding to fp16 leaves.
-    kind = np.float32 if max(a.dtype.itemsize for a in pair) <= 4 else np.float64
+    is_short = all(np.can_cast(array.dtype, np.float32) for array in pair)
+    kind: type[np.floating[Any]] = np.float32 if is_short else np.float64
+    moved = (0,) * len(coarse.best)
+    if coarse.stacks is None:
+        moved = coarse.best if pair[0].size > n_values else moved
+        part = choose_part(pair[0], n_values=n_values, shift=moved)
+        ref = _standard(pair[0][part.reference], "reference", kind)
+        obs = _standard(pair[1][part.observed], "observed", kind)
+    else:
+        ref, obs = coarse.stacks
     n_channels = len(ref.mean)
     found = refine_shift(
         ref.values.astype(kind, copy=False),
         obs.values.astype(kind, copy=False),
-        start=start,
+        start=tuple(s - m for s, m in zip(coarse.top, moved, strict=True)),
         floor=np.full(n_channels, _FP16_FLOOR),
         free=coarse.free,
     )
@@ -218,20 +215,29 @@ def _refined(
     )
 
 
-def _standard(array: NDArray[Any], role: str) -> _Stack:
-    """Give mean 0 and spread 1 per channel."""
+def _standard(array: NDArray[Any], role: str, kind: type[np.floating[Any]] = np.float64) -> _Stack:
+    """Give mean 0 and spread 1 per channel, in floats of a kind."""
     axes = (0, *range(2, array.ndim))
     column = (1, -1) + (1,) * (array.ndim - 2)
-    values = array.astype(np.float64)
-    mean = values.mean(axis=axes)
+    values = array.astype(kind)
+    # What is taken off is what was rounded: no offset is left for the bias to miss.
+    mean = values.mean(axis=axes, dtype=np.float64).astype(kind)
     if not np.isfinite(mean).all():
+        if kind is np.float32:
+            return _standard(array, role)
         raise InputError(
             f"the {role} output has values that are not finite; accepted are finite ones: "
             "convcal.estimation.estimate leaves the others out"
         )
     values -= mean.reshape(column)
-    spread = np.sqrt(np.square(values).mean(axis=axes))
+    with np.errstate(over="ignore"):
+        power = np.square(values).mean(axis=axes, dtype=np.float64)
+    tiny = np.finfo(kind).tiny / np.finfo(kind).eps
+    if kind is np.float32 and not ((power == 0) | ((power > tiny) & (power < np.inf))).all():
+        return _standard(array, role)
+    spread = np.sqrt(power)
     spread[spread <= 1e-12 * np.abs(mean)] = 1.0
     spread[spread == 0] = 1.0
-    values /= spread.reshape(column)
-    return _Stack(values, mean, spread)
+    share = (1 / spread).astype(kind)
+    values *= share.reshape(column)
+    return _Stack(values, mean.astype(np.float64), 1 / share.astype(np.float64))

@@ -69,11 +69,16 @@ class BandFilter:
         taps : ndarray of float64, shape (2, n_taps)
             The taps, whose sum is 1, and their derivatives with respect to `position`.
         """
-        whole = math.ceil(position)
-        angle = math.acos(2 * (whole - position) - 1)
-        powers = np.cos(angle * np.arange(_DEGREE + 1))
-        taps = powers @ _polynomials(self.reach, self.cutoff)
-        return whole - self.reach, taps.reshape(2, self.n_taps)
+        return _taps(self.reach, self.cutoff, position)
+
+
+@lru_cache(maxsize=256)
+def _taps(reach: int, cutoff: float, position: float) -> tuple[int, Array]:
+    whole = math.ceil(position)
+    angle = math.acos(2 * (whole - position) - 1)
+    powers = np.cos(angle * np.arange(_DEGREE + 1))
+    taps = powers @ _polynomials(reach, cutoff)
+    return whole - reach, taps.reshape(2, 2 * reach)
 
 
 @lru_cache(maxsize=32)

@@ -184,11 +184,8 @@ class ShiftProblem:
         dtype = self.reference.dtype
         values = np.empty((2 + len(self.free), *self.shape, *self.size), dtype)
         stack = self.reference[None]
-        one: Array = np.ones((1,) * len(self.size))
+        weights = self._weights(noise)
         for count, axis in enumerate(self.free, start=1):
-            border = self.border[axis]
-            weights = np.sqrt((noise + border.min()) / (noise + border))
-            one = one * weights.reshape([-1 if a == axis else 1 for a in range(len(self.size))])
             first, taps = self.filters[axis].taps(shift[axis])
             blocks = filter_blocks(
                 taps,
@@ -196,27 +193,49 @@ class ShiftProblem:
                 size=stack.shape[axis + 3],
                 window=self.window[axis],
                 predictor=self.predictors[axis],
-                weights=weights,
+                weights=weights[axis],
                 dtype=dtype,
             )
             shape = list(stack.shape)
-            shape[0], shape[axis + 3] = count + 1, len(weights)
+            shape[0], shape[axis + 3] = count + 1, len(weights[axis])
             is_last = count == len(self.free)
             filtered = values[: count + 1] if is_last else np.empty(shape, dtype)
             apply_blocks(stack, blocks, filter_=0, axis=axis + 3, out=filtered[:count])
             apply_blocks(stack[0], blocks, filter_=1, axis=axis + 2, out=filtered[count])
             stack = filtered
-        roots = one.astype(dtype)
         column = (1, -1, *(1,) * len(self.size))
+        roots = self._outer(weights).astype(dtype)
         rest = values[-1]
         np.multiply(self.observed, roots, out=rest)
         if slope.any():
-            rest -= slope.astype(dtype).reshape(column) * values[0]
+            rest -= values[0] * slope.astype(dtype).reshape(column)
         roots = np.broadcast_to(roots, self.size)
         if self.valid is not None:
             values *= self.valid
             roots = roots * self.valid
         return Fields(values, np.ascontiguousarray(roots), slope)
+
+    def weigh_anew(self, fields: Fields, *, before: float, noise: float) -> Fields:
+        """Give the fields with the weights of another noise, in the place of what they were."""
+        ratio = self._outer(self._weights(noise)) / self._outer(self._weights(before))
+        ratio = ratio.astype(fields.values.dtype)
+        values, one = fields.values, fields.one
+        values *= ratio
+        return Fields(values, one * ratio, fields.slope)
+
+    def _weights(self, noise: float) -> dict[int, Array]:
+        """Give the roots of the weights along each axis, the largest of which is 1."""
+        return {
+            axis: np.sqrt((noise + border.min()) / (noise + border))
+            for axis, border in self.border.items()
+        }
+
+    def _outer(self, weights: dict[int, Array]) -> Array:
+        """Give their product at each position, with one position along axes that have none."""
+        product: Array = np.ones((1,) * len(self.size))
+        for axis, own in weights.items():
+            product = product * own.reshape([-1 if a == axis else 1 for a in range(product.ndim)])
+        return product
 
     def pull(self, fields: Fields, to_score: Array) -> Array:
         """Give the covariance of the score for white noise of variance 1 in the observed stack.

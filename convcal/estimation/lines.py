@@ -34,6 +34,8 @@ class LineSums:
     @staticmethod
     def joined(parts: Sequence[LineSums]) -> LineSums:
         """Put the channels of several behind each other."""
+        if len(parts) == 1:
+            return parts[0]
         names = [field.name for field in fields(LineSums)]
         return LineSums(
             *(np.concatenate([getattr(part, name) for part in parts]) for name in names)

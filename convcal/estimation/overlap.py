@@ -241,21 +241,19 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
     """Sum over the overlap where all values count: products by FFT, the rest by running sums."""
     n_samples, n_channels, *spatial = reference.shape
     padded = _padded_shape(tuple(spatial), limits)
-    axes = tuple(range(2, len(padded) + 2))
+    axes = tuple(range(3, len(padded) + 3))
     cross = np.empty((n_channels, *(2 * limit + 1 for limit in limits)))
     step = max(1, _MANY // (n_samples * math.prod(padded)))
     for first in range(0, n_channels, step):
         some = slice(first, first + step)
-        spectrum = scipy.fft.rfftn(reference[:, some], padded, axes=axes)
-        other = scipy.fft.rfftn(observed[:, some], padded, axes=axes)
-        spectrum *= np.conj(other, out=other)
+        both = np.stack([reference[:, some], observed[:, some]])
+        spectra = scipy.fft.rfftn(both, padded, axes=axes)
+        spectrum = np.conj(spectra[1], out=spectra[1])
+        spectrum *= spectra[0]
         pooled = spectrum[0] if n_samples == 1 else spectrum.sum(axis=0)
         cross[some] = _crop(
             scipy.fft.irfftn(pooled, padded, axes=tuple(range(1, len(padded) + 1))), limits
         )
-    n = np.array(float(n_samples))
-    for size, limit in zip(spatial, limits, strict=True):
-        n = np.multiply.outer(n, size - np.abs(np.arange(-limit, limit + 1)))
     pooled = np.empty((2, 2, n_channels, *spatial))
     for side, values in enumerate((reference, observed)):
         if n_samples == 1:
@@ -266,6 +264,7 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
             np.einsum("n...,n...->...", values, values, out=pooled[1, side])
     (sum_r, sum_o), (sum_rr, sum_oo) = _box_sums(pooled, limits)
     back = (slice(None), *(slice(None, None, -1) for _ in limits))
+    n = n_samples * _positions(tuple(spatial), limits)
     return [n[None], sum_r, sum_o[back], sum_rr, sum_oo[back], cross]
 
 
@@ -284,6 +283,15 @@ def _box_sums(pooled: Array, limits: tuple[int, ...]) -> Array:
         sums = stacked[:, :, 0] @ kept.T if after == 1 else kept @ stacked
         pooled = (sums.reshape(-1, 2 * limit + 1, after) + inner).reshape(shape)
     return pooled
+
+
+@lru_cache(maxsize=16)
+def _positions(spatial: tuple[int, ...], limits: tuple[int, ...]) -> Array:
+    """Count the positions of the overlap that each shift leaves."""
+    count: Array = np.ones(())
+    for size, limit in zip(spatial, limits, strict=True):
+        count = np.multiply.outer(count, size - np.abs(np.arange(-limit, limit + 1)))
+    return count
 
 
 @lru_cache(maxsize=64)

@@ -9,7 +9,6 @@ from functools import lru_cache
 from typing import Any
 
 import numpy as np
-import scipy.fft
 from numpy.typing import NDArray
 
 __all__ = ["Predictor", "border_variances", "predictors"]
@@ -19,7 +18,8 @@ Floats = NDArray[np.floating[Any]]
 
 _ORDER = 8  # values that predict; 4 and 16 gave the same errors of the shift
 _RIDGE = 1e-6  # of the variance: fp16 noise and less, so that smooth content stays solvable
-_MANY = 2**14  # values of a stack that its covariance is taken from, at most
+_MANY = 2**12  # values of a stack that its covariance is taken from, about
+_LONGEST = 128  # of the pieces that are compared with themselves
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,36 +135,41 @@ def _lags(order: int, width: int) -> tuple[NDArray[np.int64], ...]:
     )
 
 
-def _some_of(stack: Floats, axis: int) -> Floats:
-    """Take evenly spaced planes, then lines, of which the covariance is taken."""
-    for other in range(stack.ndim):
-        step = stack.size // _MANY
-        if other != axis + 2 and step > 1:
-            step = min(step, stack.shape[other])
-            stack = stack[(slice(None),) * other + (slice(None, None, step),)]
-    return stack
-
-
 def _autocovariance(stacks: Sequence[Floats], *, axis: int, n_lags: int) -> Array:
     """Give the covariance along one axis at the lags 0 … n_lags - 1, shape (n, n_lags)."""
-    some = [_some_of(stack, axis) for stack in stacks]
-    size = some[0].shape[axis + 2]
-    padded = scipy.fft.next_fast_len(size + n_lags, real=True)
-    spectra = scipy.fft.rfft(np.stack(some), padded, axis=axis + 3)
-    others = tuple(a for a in range(1, spectra.ndim) if a != axis + 3)
-    power = (spectra.real**2 + spectra.imag**2).sum(axis=others, dtype=np.float64)
+    lines = np.stack([_some_lines(stack, axis + 2) for stack in stacks])
+    waves, back = _waves(lines.shape[2], n_lags, lines.dtype)
+    spectra = lines @ waves
     # Biased on purpose (divided by the same number at every lag): then it is a covariance.
-    covariance: Array = power @ _cosines(padded, n_lags) / some[0].size
+    power = np.einsum("alf,alf->af", spectra, spectra)
+    covariance = power @ back / lines[0].size
     covariance[:, 0] = np.where(covariance[:, 0] > 0, covariance[:, 0], 1.0)
-    return covariance
+    return np.asarray(covariance)
 
 
-@lru_cache(maxsize=16)
-def _cosines(size: int, n_lags: int) -> Array:
-    """Give the inverse transform of a real and even spectrum of that size at the first lags."""
-    angle = 2 * np.pi / size * np.outer(np.arange(size // 2 + 1), np.arange(n_lags))
-    twice = np.full(size // 2 + 1, 2.0)
-    twice[0] = 1.0
-    twice[size // 2 :] = 1.0 if size % 2 == 0 else 2.0
-    cosines: Array = twice[:, None] * np.cos(angle) / size
-    return cosines
+@lru_cache(maxsize=32)
+def _waves(size: int, n_lags: int, dtype: np.dtype[Any]) -> tuple[Floats, Array]:
+    """Give the real transform of lines with zeros behind them, and that from power to lags."""
+    padded = size + n_lags
+    padded += padded % 2
+    frequency = 2 * np.pi * np.arange(padded // 2 + 1) / padded
+    angle = np.outer(np.arange(size), frequency)
+    share = np.full(len(frequency), 2.0 / padded)
+    share[[0, -1]] /= 2
+    back = share[:, None] * np.cos(np.outer(frequency, np.arange(n_lags)))
+    waves = np.concatenate([np.cos(angle), np.sin(angle)], axis=1)
+    return waves.astype(dtype), np.concatenate([back, back])
+
+
+def _some_lines(stack: Floats, axis: int) -> Floats:
+    """Cut some lines along an axis, evenly spaced, to pieces that are not too long."""
+    for other in range(stack.ndim):
+        step = stack.size // _MANY
+        if other != axis and step > 1:
+            step = min(step, stack.shape[other])
+            stack = stack[(slice(None),) * other + (slice(None, None, step),)]
+    lines = stack.swapaxes(axis, -1)
+    size = lines.shape[-1]
+    n_pieces = -(-size // _LONGEST)
+    length = size // n_pieces
+    return lines[..., : n_pieces * length].reshape(-1, length)

@@ -22,7 +22,7 @@ Mask = NDArray[np.bool_]
 
 _MAX_STEPS = 12
 _LARGEST_MOVE = 1.5
-_FEW = 2**15  # values that the first steps are made with
+_FEW = 2**13  # values that the first steps are made with
 # Weighed against this, all but what lies free of the borders is left out: what noise there is shows
 # at the first step. Below it, it makes no difference.
 _LEAST_NOISE = 1e-6
@@ -164,9 +164,17 @@ def refine_shift(
         shift[list(axes)] += np.clip(solution.step, -0.5, 0.5)
         if np.abs(shift - start).max() > _LARGEST_MOVE:
             return None
-        is_settled = _is_settled(solution, noise)
-        noise, slope = max(solution.noise, _LEAST_NOISE), solution.slope
-        if is_settled:
+        before, noise, slope = noise, max(solution.noise, _LEAST_NOISE), solution.slope
+        if not _is_settled(solution):
+            continue
+        if before / 4 < noise < 4 * before:
+            break
+        # All but the weights is as it will be.
+        fields = problem.weigh_anew(fields, before=before, noise=noise)
+        again = solve(fields.gram(), floor)
+        if again is not None and _is_settled(again):
+            shift[list(axes)] += again.step - solution.step
+            solution = again
             break
     slope, intercept = solution.line()
     # In the band the filter keeps the power of the signal, of white noise only its own square sum.
@@ -185,7 +193,7 @@ def refine_shift(
     )
 
 
-def _is_settled(solution: Solution, noise: float) -> bool:
+def _is_settled(solution: Solution) -> bool:
     """Tell whether another step would change nothing that counts, a tenth of an error.
 
     What a step leaves is the cube of it, and as much of it as the noise disturbs the slopes; the
@@ -193,9 +201,7 @@ def _is_settled(solution: Solution, noise: float) -> bool:
     """
     moved, error = float(np.abs(solution.step).max()), float(solution.error.min())
     rest = 5 * moved**3 + 3 * moved * float(solution.error.max())
-    if rest > max(1e-6, 0.1 * error) or moved**2 > max(1e-6, 0.2 * error):
-        return False
-    return noise / 4 < max(solution.noise, _LEAST_NOISE) < 4 * noise
+    return rest <= max(1e-6, 0.1 * error) and moved**2 <= max(1e-6, 0.2 * error)
 
 
 def _refine_part(

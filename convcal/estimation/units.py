@@ -29,8 +29,11 @@ def unit_deviations(grams: Array, floor: Array) -> Array:
     ndarray of float64, shape (units, k - 4)
     """
     scores, information = _per_unit(grams, floor)
-    ridge = 1e-9 * np.diag(np.diag(information.sum(axis=0))) / len(grams)
-    return np.asarray(np.linalg.solve(information + ridge, scores[:, :, None])[:, :, 0])
+    total = information.sum(axis=0)
+    ridge = 1e-9 * np.diag(np.diag(total)) / len(grams)
+    own = np.linalg.solve(information + ridge, scores[:, :, None])[:, :, 0]
+    # The products were summed a last step before the shift.
+    return np.asarray(own - np.linalg.solve(total, scores.sum(axis=0)))
 
 
 def unit_covariance(grams: Array, floor: Array) -> Array | None:

@@ -117,3 +117,59 @@ def test_a_single_spike_is_signal_and_no_outlier(robust):
     fit = fit_affine(reference, reference / 2, robust=robust)
     assert fit.gain == pytest.approx([2.0])
     assert not fit.is_constant.any()
+
+
+@pytest.mark.parametrize("robust", [False, True])
+def test_many_channels_at_once_are_as_each_by_itself(robust):
+    rng = np.random.default_rng(0)
+    observed = rng.normal(size=(3, 70, 500)) * rng.uniform(0.1, 10, (70, 1))
+    reference = 1.3 * observed + 0.2 + 0.01 * rng.normal(size=observed.shape)
+    observed[:, 5] = 1.0
+    observed[rng.random(observed.shape) < 0.1] = 40.0
+    reference[0, 7, :9] = np.nan
+    together = fit_affine(reference, observed, robust=robust)
+    for channel in (0, 5, 7, 69):
+        some = slice(channel, channel + 1)
+        alone = fit_affine(reference[:, some], observed[:, some], robust=robust)
+        assert together.gain[some] == pytest.approx(alone.gain, rel=1e-12)
+        assert together.bias[some] == pytest.approx(alone.bias, rel=1e-9, abs=1e-12)
+        assert together.n_values[channel] == alone.n_values[0]
+        assert together.is_constant[channel] == alone.is_constant[0]
+
+
+def test_the_line_is_that_of_least_squares():
+    reference, observed = pair(offset=50.0)
+    reference += 0.3 * np.random.default_rng(5).normal(size=reference.shape)
+    fit = fit_affine(reference, observed)
+    for channel in range(2):
+        design = np.stack([observed[:, channel].ravel(), np.ones(4000)], axis=1)
+        # Less the offset, without which the plain solution loses four digits itself.
+        design[:, 0] -= 50.0
+        wanted, left, *_ = np.linalg.lstsq(design, reference[:, channel].ravel(), rcond=None)
+        assert fit.gain[channel] == pytest.approx(wanted[0], abs=1e-12)
+        assert fit.bias[channel] == pytest.approx(wanted[1] - 50 * wanted[0], abs=1e-10)
+        assert fit.rmse[channel] == pytest.approx(np.sqrt(left[0] / 4000), rel=1e-10)
+
+
+def test_robust_errors_are_those_of_repeated_draws():
+    gains, errors = [], []
+    for seed in range(200):
+        reference, observed = pair(n=1200, seed=seed)
+        rng = np.random.default_rng(1000 + seed)
+        reference += 0.1 * rng.normal(size=reference.shape)
+        observed[rng.random(observed.shape) < 0.1] = 15.0
+        fit = fit_affine(reference, observed, robust=True)
+        gains.append(fit.gain)
+        errors.append(fit.gain_error)
+    # Of the values left 95 %, and weights that make residuals look less by a tenth.
+    assert np.mean(gains) == pytest.approx(1.7, abs=0.001)
+    assert np.std(gains) == pytest.approx(np.mean(errors), rel=0.25)
+
+
+@pytest.mark.parametrize(("share", "bound"), [(0.05, 3e-4), (0.2, 2e-3)])
+def test_a_robust_fit_withstands_one_sided_saturation(share, bound):
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(6, 2, 4000)) + 3e-4 * rng.normal(size=(6, 2, 4000))
+    observed = np.minimum(reference, np.quantile(reference, 1 - share)) / 1.25
+    reference += 3e-4 * rng.normal(size=reference.shape)
+    assert fit_affine(reference, observed, robust=True).gain == pytest.approx([1.25] * 2, abs=bound)
