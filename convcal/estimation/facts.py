@@ -10,18 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcal.estimation.registration import Registration
-from convcal.estimation.rounding import RoundingLevel
+from convcal.estimation.rounding import ROUNDINGS, RoundingLevel
 from convcal.estimation.selection import Candidate, Choice, inside
 from convcal.estimation.splitting import Split
 from convcal.estimation.standard import standardised
 from convcal.estimation.structure import Growth, find_growth, neighbour_correlation
 from convcal.estimation.validity import Validity
+from convcal.estimation.warping import Warp, find_warp
 
 __all__ = ["Facts"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
+# A value that is off by more tolerances than this is wrong by itself: the tolerance is a root mean
+# square, and a faithful network's errors are at most normal.
+_WRONG = 4.0
 
 @dataclass(frozen=True, eq=False)
 class Facts:
@@ -125,6 +129,37 @@ class Facts:
         return float(n_clipped) / self.observed.size
 
     @cached_property
+    def allowance(self) -> Array:
+        """Error beyond which a single value is wrong, shape (N, C, *spatial).
+
+        In channels whose values differ much in size, the larger ones are rounded to larger steps
+        than the channel's mean tells.
+        """
+        tolerance = self.level.tolerance.reshape(1, -1, *(1,) * (self.reference.ndim - 2))
+        values = np.where(np.isfinite(self.reference), self.reference, 0.0)
+        step = np.ldexp(1.0, np.maximum(np.frexp(values)[1], -13) - 11) / np.sqrt(12)
+        return _WRONG * np.maximum(tolerance, ROUNDINGS * step)
+
+    @cached_property
+    def is_wrong(self) -> Mask:
+        """Tell which observed values are wrong by themselves, or not finite where they should be.
+
+        Shape (N, C, *spatial).
+        """
+        with np.errstate(invalid="ignore"):  # inf - inf
+            off = np.abs(self.observed - self.reference)
+        wrong: Mask = np.isfinite(self.reference) & ~(off <= self.allowance)
+        return wrong
+
+    def level_without(self, left_out: Mask, *, is_corrected: bool = False) -> float:
+        """Give the residual over all data without some values, in units of the tolerance."""
+        array = self.corrected if is_corrected else self.observed
+        with np.errstate(invalid="ignore"):
+            residual = self.reference - array
+        window = inside(self.candidate.margins, self.reference.shape[2:]) if is_corrected else ()
+        return self.in_tolerances(np.where(left_out, np.nan, residual)[window])
+
+    @cached_property
     def has_signal(self) -> Mask:
         """Tell in which channels the reference varies by more than rounding."""
         signal: Mask = _spread(self.reference) > 3 * self.level.single
@@ -167,6 +202,14 @@ class Facts:
         )
         relative = rms / tolerance
         return float(max(np.sqrt(np.mean(relative**2)), relative.max() / 2))
+
+    def warp(self) -> Warp | None:
+        """Find out whether every position is displaced by an amount of its own."""
+        if not (np.isfinite(self.reference).all() and np.isfinite(self.observed).all()):
+            return None
+        ref, spread = standardised(self.reference, None)
+        column = (1, -1) + (1,) * (self.reference.ndim - 2)
+        return find_warp(ref, ref + (self.observed - self.reference) / spread.reshape(column))
 
     def growth(self, least: tuple[float, ...]) -> Growth | None:
         """Find out whether the shift grows with position, by `least` pixels over each axis."""

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["RoundingLevel", "rounding_level"]
+__all__ = ["ROUNDINGS", "RoundingLevel", "rounding_level"]
 
 Array = NDArray[np.float64]
 
@@ -17,7 +17,8 @@ Array = NDArray[np.float64]
 # 62 to 67, 56 to 62 and 50 to 63 dB (benchmarks/estimation.py). coreai-onnx measured faithful
 # conversions at 57 dB and above and puts its floor at 50 dB. 20 roundings' worth is 73 - 26 =
 # 47 dB.
-_ROUNDINGS = 20.0
+ROUNDINGS = 20.0
+"""How many roundings of the output a faithful fp16 network may be off by."""
 # Weights rounded to fp16 change the gain of a channel systematically: in those networks by up to
 # 6e-4, in one channel of 180 by 1.2e-3. One rounding is 1.4e-4 to 2.8e-4 of the rms, by where the
 # values lie between powers of two, and 6 of them 0.9e-3 to 1.7e-3: a gain of 1.002 is above that.
@@ -71,6 +72,6 @@ def rounding_level(reference: Array, *, dtypes: tuple[DTypeLike, ...]) -> Roundi
     steps = 0.75 if is_integer else 0.0
     return RoundingLevel(
         single=np.hypot(single, steps / np.sqrt(12)),
-        tolerance=np.hypot(_ROUNDINGS * single, steps),
+        tolerance=np.hypot(ROUNDINGS * single, steps),
         material=np.hypot(_MATERIAL * single, 0.1 * steps),
     )

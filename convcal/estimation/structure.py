@@ -15,7 +15,7 @@ from convcal.estimation.overlap import score_shifts
 from convcal.estimation.refinement import refine_shift
 from convcal.estimation.registration import fill_invalid
 
-__all__ = ["Growth", "find_growth", "find_row_stride", "neighbour_correlation"]
+__all__ = ["Growth", "find_growth", "neighbour_correlation"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -45,47 +45,6 @@ class Growth:
     fixed_point: tuple[float, ...]
     sigmas: float
     n_blocks: int
-
-
-def find_row_stride(reference: Array, observed: Array) -> int | None:
-    """Find whether rows were read with the wrong stride.
-
-    Core ML pads rows to 64 bytes: ``stride = 64 * ceil(width * itemsize / 64)`` bytes. A reader
-    who takes the padded buffer for a dense one gets row r sheared by r times the padding
-    (apple/coremltools #1893).
-
-    Parameters
-    ----------
-    reference, observed : ndarray of float64, shape (N, C, *spatial)
-        With at least one spatial axis.
-
-    Returns
-    -------
-    int or None
-        The stride in values, where reading the reference so explains the observed output.
-    """
-    width = reference.shape[-1]
-    strides: set[int] = {
-        64 * math.ceil(width * itemsize / 64) // itemsize for itemsize in (1, 2, 4)
-    } - {width}
-    for stride in sorted(strides):
-        for n_leading in (1, 2):  # one buffer per sample, or one per channel
-            rows = reference.reshape(*reference.shape[:n_leading], -1, width)
-            n_rows = rows.shape[-2]
-            if n_rows < 3:
-                continue
-            place = np.arange(n_rows * width)
-            row, column = place // stride, place % stride
-            real = (column < width) & (row > 0)
-            source = row * width + np.minimum(column, width - 1)
-            flat_reference = reference.reshape(*reference.shape[:n_leading], -1)
-            flat_observed = observed.reshape(*observed.shape[:n_leading], -1)
-            read = flat_reference[..., source[real]]
-            got = flat_observed[..., real]
-            dense = flat_reference[..., real]
-            if _correlation(read, got) > 0.9 and _correlation(dense, got) < 0.8:
-                return stride
-    return None
 
 
 def _correlation(first: Array, second: Array) -> float:

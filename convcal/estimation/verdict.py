@@ -9,10 +9,18 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convcal.estimation.addressing import (
+    find_channel_order,
+    find_collapse,
+    find_flat_offset,
+    find_row_stride,
+)
 from convcal.estimation.facts import Facts
+from convcal.estimation.places import find_edge, find_elements, find_prefix
 from convcal.estimation.registration import Registration
 from convcal.estimation.selection import Candidate, Trial
-from convcal.estimation.structure import Growth, find_row_stride
+from convcal.estimation.structure import Growth
+from convcal.estimation.thresholds import find_threshold, value_dependence
 from convcal.estimation.validity import Validity
 
 __all__ = ["Judgement", "judge"]
@@ -26,6 +34,10 @@ _LEAST_VALUES = 32
 _LEAST_UNITS = 16
 # A larger share of clipped values is named beside what else is wrong.
 _CLIPPED = 0.001
+# Below this share of common variance what was added is no noise on a signal but garbage.
+_INTACT = 0.8
+# Neighbours in the residual, sorted by value, correlate more than this where the value decides.
+_OF_VALUE = 0.8
 # Pixels over the field by which a shift must grow to be a change of scale: these where the shift
 # leaves more than rounding, half of the shift where it does not (the mean of a displacement that
 # grows from nothing is half of its end) or where no shift is fitted; never less than the smallest
@@ -130,6 +142,69 @@ def _constant_held_out(facts: Facts) -> Judgement | None:
     )
 
 
+def _wrong_places(facts: Facts) -> Judgement | None:
+    """Name what is right but for the border, or but for an element."""
+    if not facts.is_wrong.any() or facts.reference.ndim < 3:
+        return None
+    elements = find_elements(facts.is_wrong)
+    if elements is not None:
+        spoilt = facts.is_wrong.any(axis=(0, 1), keepdims=True)
+        if facts.level_without(spoilt) > 1:
+            return None
+        facts.findings["elements"] = [list(position) for position in elements]
+        places = ", ".join(str(position) for position in elements)
+        share = float(facts.is_wrong[:, :, spoilt[0, 0]].mean())
+        return _refuse(
+            facts,
+            "not-correctable",
+            "element",
+            f"only the values at {places} are wrong, in {share:.0%} of the planes; all others "
+            "differ by rounding only: leave these out, or compute them from their neighbours",
+        )
+    edge = find_edge(facts.reference, facts.observed, facts.is_wrong, allowance=facts.allowance)
+    if edge is None or facts.level_without(facts.is_wrong.any(axis=(0, 1), keepdims=True)) > 1:
+        return None
+    facts.findings["edge"] = {"width": edge.width, "sides": [list(s) for s in edge.sides]}
+    sides = ", ".join(f"{end} of spatial axis {axis}" for axis, end in edge.sides)
+    by = "" if math.isnan(edge.gain) else f" (observed over reference there: {edge.gain:.3g})"
+    return _refuse(
+        facts,
+        "not-correctable",
+        "edge",
+        f"only values within {edge.width} {_unit(facts.limits)} of the border are wrong{by}, at "
+        f"the {sides}; the interior differs by rounding only: pad the input and crop the output, "
+        "or keep the operation that pads in fp32",
+    )
+
+
+def _threshold(facts: Facts) -> Judgement | None:
+    """Name what is right but for the values beyond a threshold."""
+    if not facts.is_wrong.any() or facts.is_flat.all():
+        return None
+    found = find_threshold(
+        facts.reference, facts.observed, facts.is_wrong, allowance=facts.allowance
+    )
+    if found is None or facts.level_without(facts.is_wrong) > 1:
+        return None
+    facts.findings["threshold"] = found.threshold
+    family = {"limit": "saturation"}.get(found.kind, found.kind)
+    became = f"{found.value:.6g}" if math.isfinite(found.value) else "not finite"
+    side = "within" if found.kind == "flush" else "beyond"
+    next_step = {
+        "limit": "scale down before the operation that overflows and up after it",
+        "cliff": "the operation takes a wrong branch there: rewrite it so that its argument stays "
+        "small, or keep it in fp32",
+        "flush": "scale up before the operation that loses them and down after it",
+    }[found.kind]
+    return _refuse(
+        facts,
+        "not-correctable",
+        family,
+        f"{found.share:.2%} of the values, those {side} {found.threshold:.6g}, are {became} in the "
+        f"observed output; the rest differs by rounding only: {next_step}",
+    )
+
+
 def _identical(facts: Facts) -> Judgement | None:
     if facts.level_before > 1 or facts.is_sporadic or facts.n_lost or facts.is_corrected:
         return None
@@ -157,6 +232,93 @@ def _constant_observed(facts: Facts) -> Judgement | None:
         "the observed output is constant in every channel where the reference is not: its "
         "content is lost",
     )
+
+
+def _dead_channels(facts: Facts) -> Judgement | None:
+    """Name channels without content where the others are right, or become so."""
+    dead = facts.is_flat & facts.has_signal
+    if not dead.any():
+        return None
+    left_out = dead.reshape(1, -1, *(1,) * (facts.reference.ndim - 2))
+    names = np.flatnonzero(dead).tolist()
+    lost = f"channels {names} are constant in the observed output where the reference is not"
+    if facts.level_without(left_out) <= 1:
+        return _refuse(
+            facts,
+            "not-correctable",
+            "dead-channel",
+            f"{lost}: their content is lost; the others differ by rounding only; look for a "
+            "constant that fp16 cannot hold (a variance above 65504)",
+        )
+    if not facts.is_corrected or facts.level_without(left_out, is_corrected=True) > 1:
+        return None
+    reason = f"{_helps(facts.choice.chosen, facts.level_after)}; {lost}: their content is lost"
+    return _judgement(facts, "partly-correctable", "dead-channel", reason, facts.candidate)
+
+
+def _other_order(facts: Facts) -> Judgement | None:
+    order = find_channel_order(facts.reference, facts.observed)
+    if order is None:
+        return None
+    facts.findings["channel_order"] = order
+    return _refuse(
+        facts,
+        "not-correctable",
+        "channel-order",
+        f"the observed channels are the reference's in another order: {order} hold what the "
+        "reference has in 0, 1, …; put them in order where the outputs are read",
+    )
+
+
+def _collapsed(facts: Facts) -> Judgement | None:
+    if facts.reference.ndim < 3:
+        return None
+    tails = find_collapse(facts.reference, facts.observed, least=3 * facts.level.single)
+    if tails is None:
+        return None
+    filled = tuple(
+        slice(None) if tail is None else slice(tail) for tail in (None, None, *tails)
+    )
+    if facts.in_tolerances((facts.reference - facts.observed)[filled]) <= 1:
+        return None
+    facts.findings["zero_from"] = tails
+    where = ", ".join(
+        f"from position {tail} of {size} on along spatial axis {axis}"
+        for axis, (tail, size) in enumerate(zip(tails, facts.reference.shape[2:], strict=True))
+        if tail is not None
+    )
+    return _refuse(
+        facts,
+        "not-correctable",
+        "stride-collapse",
+        f"the observed output is 0 {where}, and what is before is not the reference: the stride "
+        "of a transposed convolution was taken for 1; write it as an insertion of zeros and a "
+        "convolution",
+    )
+
+
+def _flat_offset(facts: Facts) -> Judgement | None:
+    if facts.registration is None:
+        return None
+    offset = find_flat_offset(
+        facts.reference,
+        facts.observed,
+        shift=facts.registration.whole_shift,
+        tolerance=facts.level.tolerance,
+    )
+    if offset is None:
+        return None
+    facts.findings["flat_offset"] = offset
+    reason = (
+        f"each sample's buffer is read from {abs(offset)} elements too "
+        f"{'early' if offset > 0 else 'late'} on: what comes into view are the ends of other rows; "
+        "read it from its own offset"
+    )
+    if not facts.is_corrected or facts.is_sporadic or not any(facts.candidate.shift):
+        return _refuse(facts, "not-correctable", "flat-offset", reason)
+    reason = f"{_helps(facts.choice.chosen, facts.level_after)}; {reason}"
+    verdict = "correctable" if facts.level_after <= 1 else "partly-correctable"
+    return _judgement(facts, verdict, "flat-offset", reason, facts.candidate)
 
 
 def _solved(facts: Facts) -> Judgement | None:
@@ -217,6 +379,59 @@ def _repeating(facts: Facts) -> Judgement | None:
     if found is None or not (found.ambiguous and any(found.whole_shift) and facts.is_corrected):
         return None
     return _periodic(facts, found)
+
+
+def _warped(facts: Facts) -> Judgement | None:
+    if facts.registration is None or any(facts.registration.whole_shift):
+        return None
+    warp = facts.warp()
+    if warp is None:
+        return None
+    facts.findings["warp"] = list(warp.largest)
+    axis = int(np.argmax(warp.largest))
+    return _refuse(
+        facts,
+        "not-correctable",
+        "grid",
+        f"positions are displaced by amounts of their own, {warp.largest[axis]:.2g} "
+        f"{_unit(warp.largest)} (rms) along spatial axis {axis} about any line, which explains "
+        f"{warp.explained:.0%} of the squared error of other samples: coordinates held in fp16; "
+        "keep the grid in fp32 or relative to the position, or tile the input",
+    )
+
+
+def _beginning(facts: Facts) -> Judgement | None:
+    prefix = find_prefix(facts.is_wrong)
+    if prefix is None:
+        return None
+    facts.findings["prefix"] = {"length": prefix.length, "along": prefix.along}
+    where = "along the last axis" if prefix.along == "last" else "of each sample's buffer"
+    return _refuse(
+        facts,
+        "not-correctable",
+        "prefix",
+        f"the first {prefix.length} elements {where} are right and {prefix.share:.0%} of those "
+        "that follow are wrong: the operation fails from there on; keep it in fp32 or rewrite it",
+    )
+
+
+def _tabulated(facts: Facts) -> Judgement | None:
+    if any(facts.candidate.shift) or facts.level_after <= 1:
+        return None
+    with np.errstate(invalid="ignore"):
+        residual = facts.reference - facts.corrected
+    dependence = value_dependence(facts.reference, residual)
+    facts.findings["value_dependence"] = dependence
+    if dependence < _OF_VALUE:
+        return None
+    reason = (
+        f"what is left is a function of the value (neighbours by value correlate by "
+        f"{dependence:.2f}), as of a look-up table; compose the activation of exact operations"
+    )
+    if not facts.is_corrected:
+        return _refuse(facts, "not-correctable", "tabulated", reason)
+    reason = f"{_helps(facts.choice.chosen, facts.level_after)}; {reason}"
+    return _judgement(facts, "partly-correctable", "tabulated", reason, facts.candidate)
 
 
 def _partly(facts: Facts) -> Judgement | None:
@@ -322,7 +537,7 @@ def _unrelated(facts: Facts) -> Judgement | None:
 
 
 def _noise(facts: Facts) -> Judgement | None:
-    if abs(facts.neighbour_correlation) >= _WHITE:
+    if abs(facts.neighbour_correlation) >= _WHITE or facts.related < _INTACT:
         return None
     return _refuse(
         facts,
@@ -347,13 +562,22 @@ _RULES = (
     _nothing_finite,
     _constant_reference,
     _constant_held_out,
+    _wrong_places,
+    _threshold,
     _identical,
     _constant_observed,
+    _dead_channels,
+    _other_order,
+    _collapsed,
+    _flat_offset,
     _solved,
     _clipped_only,
     _sheared,
     _growing,
+    _beginning,
     _repeating,
+    _warped,
+    _tabulated,
     _partly,
     _clipped,
     _zeroed,
