@@ -438,7 +438,12 @@ ROWS: tuple[Row, ...] = (
                 lambda case: case.n_axes == 1 and case.reference.shape[1] == 1,
                 ("shift",),
             ),
-            REPEATS,
+            Exception_(
+                "stripes, whose rows are all alike",
+                lambda case: case.content == "stripes",
+                ("shift",),
+            ),
+            Exception_(REPEATS.when, REPEATS.holds, ("periodic",)),
         ),
     ),
     Row("stride-collapse", "stride-collapse", _stride_collapse, "stride 2 to 4"),

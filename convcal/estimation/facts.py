@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcal.estimation.registration import Registration
-from convcal.estimation.rounding import ROUNDINGS, RoundingLevel
+from convcal.estimation.rounding import ROUNDINGS, RoundingLevel, fp16_step
 from convcal.estimation.selection import Candidate, Choice, inside
 from convcal.estimation.splitting import Split
 from convcal.estimation.standard import standardised
@@ -129,6 +129,30 @@ class Facts:
         return float(n_clipped) / self.observed.size
 
     @cached_property
+    def share_lost(self) -> float:
+        """Share of the values that are clipped and that the chosen candidate does not make right.
+
+        Flat areas, whose values the reference repeats less exactly, pass for clipped; what is
+        clipped is wrong.
+        """
+        if self.share_clipped == 0:
+            return 0.0
+        is_clipped = ~np.isfinite(self.observed)
+        for channel, ends in enumerate(self.validity.saturation_limits):
+            for end in ends:
+                near = np.abs(self.observed[:, channel] - end) <= 2 * fp16_step(np.array(end))
+                is_clipped[:, channel] |= near
+        for axis, pixels in enumerate(self.candidate.shift, start=2):
+            source = np.arange(is_clipped.shape[axis]) - round(pixels)
+            source = np.clip(source, 0, is_clipped.shape[axis] - 1)
+            is_clipped = np.take(is_clipped, source, axis=axis)
+        with np.errstate(invalid="ignore"):
+            is_off = ~(np.abs(self.reference - self.corrected) <= self.allowance)
+        window = inside(self.candidate.margins, self.reference.shape[2:])
+        lost = (is_clipped & is_off)[window]
+        return float(lost.mean()) if lost.size else 0.0
+
+    @cached_property
     def allowance(self) -> Array:
         """Error beyond which a single value is wrong, shape (N, C, *spatial).
 
@@ -136,9 +160,10 @@ class Facts:
         than the channel's mean tells.
         """
         tolerance = self.level.tolerance.reshape(1, -1, *(1,) * (self.reference.ndim - 2))
-        values = np.where(np.isfinite(self.reference), self.reference, 0.0)
-        step = np.ldexp(1.0, np.maximum(np.frexp(values)[1], -13) - 11) / np.sqrt(12)
-        return _WRONG * np.maximum(tolerance, ROUNDINGS * step)
+        allowance: Array = np.maximum(
+            tolerance, ROUNDINGS / np.sqrt(12) * fp16_step(self.reference)
+        )
+        return _WRONG * allowance
 
     @cached_property
     def is_wrong(self) -> Mask:

@@ -18,8 +18,10 @@ __all__ = ["Edge", "Prefix", "find_edge", "find_elements", "find_prefix"]
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# One wrong in a hundred thousand, were the wrong positions strewn at random.
-_CHANCE = 1e-5
+# How probable it may be that what is found is chance: of positions at the border, of right values
+# in a row.
+_CHANCE_EDGE = 1e-2
+_CHANCE_PREFIX = 1e-5
 
 
 @dataclass(frozen=True)
@@ -137,7 +139,7 @@ def find_edge(reference: Array, observed: Array, is_wrong: Mask, *, allowance: A
             explained |= strip
     if not sides or (is_spoilt & ~explained).any():
         return None
-    if float(explained.mean()) ** int(is_spoilt.sum()) > _CHANCE:
+    if float(explained.mean()) ** int(is_spoilt.sum()) > _CHANCE_EDGE:
         return None
     axes = tuple(range(1, is_wrong.ndim))
     has_content = ((np.abs(reference) > 2 * allowance) & explained).any(axis=axes)
@@ -188,13 +190,13 @@ def find_prefix(is_wrong: Mask) -> Prefix | None:
             return None
         length = int(np.argmax(wrong))
         n_behind = len(wrong) - length
-        if length == 0 or n_behind < 8:
+        if length < 2 or n_behind < 8:
             continue
         behind = table[length:].mean(axis=1)
         share = float(behind.mean())
         # What begins is sharp, and goes on to the end.
         pieces = [float(piece.mean()) for piece in np.array_split(behind, min(8, n_behind))]
         chance = (1 - share) ** (length * table.shape[1])
-        if share > 0.4 and min(pieces) > 0.6 * share and chance < _CHANCE:
+        if share > 0.4 and min(pieces) > 0.6 * share and chance < _CHANCE_PREFIX:
             return Prefix(length, along, share)
     return None

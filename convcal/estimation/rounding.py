@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["ROUNDINGS", "RoundingLevel", "rounding_level"]
+__all__ = ["ROUNDINGS", "RoundingLevel", "fp16_step", "rounding_level"]
 
 Array = NDArray[np.float64]
 
@@ -44,6 +44,15 @@ class RoundingLevel:
     material: Array
 
 
+def fp16_step(values: Array) -> Array:
+    """Give the distance of neighbouring fp16 numbers at each value; that at 0 where not finite."""
+    finite = np.where(np.isfinite(values), values, 0.0)
+    _, exponent = np.frexp(finite)
+    # 11 significant bits; below 2**-14, and at 0, whose exponent says nothing, 2**-24.
+    step: Array = np.ldexp(1.0, np.where(finite == 0, -13, np.maximum(exponent, -13)) - 11)
+    return step
+
+
 def rounding_level(reference: Array, *, dtypes: tuple[DTypeLike, ...]) -> RoundingLevel:
     """Predict the error that fp16 rounding leaves in each channel.
 
@@ -60,12 +69,8 @@ def rounding_level(reference: Array, *, dtypes: tuple[DTypeLike, ...]) -> Roundi
         Channels of (almost) nothing get a tenth of the channels' mean level, since what they
         hold was summed from values of that size.
     """
-    values = np.abs(np.where(np.isfinite(reference), reference, 0.0))
     axes = (0, *range(2, reference.ndim))
-    _, exponent = np.frexp(values)
-    # 11 significant bits; below 2**-14 the steps stay at 2**-24.
-    step = np.ldexp(1.0, np.maximum(exponent, -13) - 11)
-    single = np.sqrt(np.mean(np.square(step), axis=axes) / 12)
+    single = np.sqrt(np.mean(np.square(fp16_step(reference)), axis=axes) / 12)
     single = np.maximum(single, 0.1 * np.sqrt(np.mean(single**2)))
     is_integer = any(np.issubdtype(np.dtype(dtype), np.integer) for dtype in dtypes)
     # Both are rounded to integers, and rounding may tip either way: up to one step apart.

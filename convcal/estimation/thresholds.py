@@ -79,6 +79,12 @@ def find_threshold(
     ref, obs, slack = reference[good], observed[good], allowance[good]
     bad = wrong[good]
     above, below = bad & (ref > 0), bad & (ref < 0)
+    if (obs[bad] == 0).all():
+        largest = float(np.abs(ref[bad]).max())
+        inside = np.abs(ref) <= largest
+        near = np.abs(ref) < largest - slack
+        if (obs[near] == 0).all() and (~bad & ~inside).any():
+            return Threshold("flush", largest, 0.0, float(inside.mean()))
     up = _side(ref, obs, slack, bad, sign=1.0)
     if up is not None:
         return up
@@ -94,12 +100,6 @@ def find_threshold(
             if "cliff" in {high.kind, low.kind} and high.value != 0:
                 kind = "cliff"
             return Threshold(kind, high.threshold, high.value, high.share + low.share)
-    if (obs[bad] == 0).all():
-        largest = float(np.abs(ref[bad]).max())
-        inside = np.abs(ref) < largest
-        near = inside & (np.abs(ref) < largest - slack)
-        if (obs[near] == 0).all() and inside.sum() > bad.sum() / 2 and not inside.all():
-            return Threshold("flush", largest, 0.0, float(inside.mean()))
     return None
 
 

@@ -300,6 +300,8 @@ def _collapsed(facts: Facts) -> Judgement | None:
 def _flat_offset(facts: Facts) -> Judgement | None:
     if facts.registration is None:
         return None
+    if any(s != round(s) for s in facts.candidate.shift):
+        return None
     offset = find_flat_offset(
         facts.reference,
         facts.observed,
@@ -330,7 +332,7 @@ def _solved(facts: Facts) -> Judgement | None:
         return _periodic(facts, facts.registration)
     if any(s != round(s) for s in shift):
         growth = facts.growth(tuple(max(_LEAST_GROWTH, abs(s) / 2) for s in shift))
-        if growth is not None:
+        if growth is not None and not _is_repetition(growth, facts.registration):
             return _scale(facts, growth)
     reason = _helps(facts.choice.chosen, facts.level_after)
     return _judgement(facts, "correctable", _family(facts.candidate), reason, facts.candidate)
@@ -371,7 +373,9 @@ def _growing(facts: Facts) -> Judgement | None:
     if facts.candidate.model != "affine":
         least = tuple(min(_GROWTH, max(_LEAST_GROWTH, abs(s) / 2)) for s in facts.candidate.shift)
     growth = facts.growth(least)
-    return None if growth is None else _scale(facts, growth)
+    if growth is None or _is_repetition(growth, facts.registration):
+        return None
+    return _scale(facts, growth)
 
 
 def _repeating(facts: Facts) -> Judgement | None:
@@ -401,6 +405,8 @@ def _warped(facts: Facts) -> Judgement | None:
 
 
 def _beginning(facts: Facts) -> Judgement | None:
+    if any(facts.candidate.shift):
+        return None
     prefix = find_prefix(facts.is_wrong)
     if prefix is None:
         return None
@@ -438,8 +444,16 @@ def _partly(facts: Facts) -> Judgement | None:
     if not facts.is_corrected:
         return None
     family, more = _family(facts.candidate), ""
-    if facts.share_clipped > _CLIPPED:
-        family, more = "saturation", f"; {facts.share_clipped:.2%} of the values are clipped"
+    if family == "shift" and facts.registration is not None:
+        fine = facts.registration
+        if not all(fine.is_whole):
+            values = ", ".join(f"{s:+.4g}" for s in fine.raw_shift)
+            family, more = (
+                "sub-pixel-shift",
+                f"; registration says ({values}), whose fraction corrects no more than that",
+            )
+    if facts.share_lost > _CLIPPED:
+        family, more = "saturation", f"; {facts.share_lost:.2%} of the values are clipped"
     if _at_edge(facts):
         more += (
             "; the shift lies at the edge of the search: search further (max_shift, --max-shift)"
@@ -456,7 +470,7 @@ def _partly(facts: Facts) -> Judgement | None:
 
 
 def _clipped(facts: Facts) -> Judgement | None:
-    if facts.share_clipped <= _CLIPPED:
+    if facts.share_lost <= _CLIPPED:
         return None
     return _refuse(facts, "not-correctable", "saturation", _clipped_text(facts))
 
@@ -643,6 +657,17 @@ def _searched(facts: Facts) -> str:
         f"at no shift up to {limits} {_unit(facts.limits)} either way (search further with "
         "max_shift, --max-shift)"
     )
+
+
+def _is_repetition(growth: Growth, found: Registration | None) -> bool:
+    """Tell whether blocks may have taken one repetition of the content for another."""
+    if found is None or not found.ambiguous:
+        return False
+    nearest = min(
+        max(abs(o - s) for o, s in zip(other, found.whole_shift, strict=True))
+        for other in found.ambiguous
+    )
+    return max(abs(g) for g in growth.growth) > nearest / 2
 
 
 def _scale(facts: Facts, growth: Growth) -> Judgement:

@@ -13,7 +13,7 @@ __all__ = ["Warp", "find_warp"]
 Array = NDArray[np.float64]
 
 _EXPLAINED = 0.5
-# Of the displacements' variance, what a line must leave.
+# Of the displacements' mean square, what a line must leave.
 _CROOKED = 0.5
 
 
@@ -46,7 +46,7 @@ def find_warp(reference: Array, observed: Array) -> Warp | None:
     Warp or None
         None where the displacements, fitted to half of the samples, take away less than half of
         the squared residual of the others, or a line through them leaves less than half of their
-        variance (then it is a shift or a scale), or there is only one sample.
+        mean square (then it is a shift or a scale), or there is only one sample.
 
     Notes
     -----
@@ -68,8 +68,7 @@ def find_warp(reference: Array, observed: Array) -> Warp | None:
     total = float(np.square(residual[tried]).sum())
     if total == 0:
         return None
-    largest = []
-    is_crooked = False
+    largest, all_crooked, power_of_all = [], 0.0, 0.0
     for axis, size in enumerate(spatial, start=2):
         if size < 16:
             largest.append(0.0)
@@ -93,18 +92,19 @@ def find_warp(reference: Array, observed: Array) -> Warp | None:
             column
         )
         residual = residual - predicted
-        crooked, variance = _about_line(displaced)
-        is_crooked |= crooked > _CROOKED * variance
+        crooked = _about_line(displaced)
+        all_crooked += crooked
+        power_of_all += float(np.square(displaced).mean())
         largest.append(float(np.sqrt(crooked)))
     explained = 1 - float(np.square(residual[tried]).sum()) / total
-    if explained < _EXPLAINED or not is_crooked:
+    if explained < _EXPLAINED or all_crooked <= _CROOKED * power_of_all:
         return None
     return Warp(tuple(largest), explained)
 
 
-def _about_line(values: Array) -> tuple[float, float]:
-    """Give the mean square about the best line and about the mean."""
+def _about_line(values: Array) -> float:
+    """Give the mean square about the best line."""
     place = np.arange(len(values)) - (len(values) - 1) / 2
     centred = values - values.mean()
     slope = float(centred @ place) / float(place @ place)
-    return float(np.square(centred - slope * place).mean()), float(np.square(centred).mean())
+    return float(np.square(centred - slope * place).mean())
