@@ -34,6 +34,7 @@ from convcal.estimation.rounding import rounding_level
 from convcal.faults import FAULTS, ArrayFault, Compose
 
 DOCS = pathlib.Path(__file__).parent.parent / "docs" / "families.md"
+MARKS = ("<!-- benchmarks/families.py writes what follows -->", "<!-- to here -->")
 WANTED = 0.95
 # A residual of one tolerance is rounding by definition; held-out data may show a little less.
 ROUNDING_UP_TO = 1.25
@@ -64,16 +65,32 @@ class Case:
         tolerance = rounding_level(ref, dtypes=(self.observed.dtype,)).tolerance
         with np.errstate(invalid="ignore", over="ignore"):
             square = np.square(ref - obs)
-        axes = (0, *range(2, ref.ndim))
-        relative = np.sqrt(square.mean(axis=axes)) / np.maximum(tolerance, 1e-300)
-        return float(max(np.sqrt(np.mean(relative**2)), relative.max() / 2))
+        return _level(square, tolerance)
+
+    @property
+    def level_after_lines(self) -> float:
+        """Give the level once each channel has the gain and bias of least squares."""
+        ref = self.reference[: self.n_fitted].astype(np.float64)
+        tolerance = rounding_level(ref, dtypes=(self.observed.dtype,)).tolerance
+        square = np.empty_like(ref)
+        for channel in range(ref.shape[1]):
+            obs = self.observed[: self.n_fitted, channel].astype(np.float64)
+            gain, bias = np.polyfit(obs.ravel(), ref[:, channel].ravel(), 1)
+            square[:, channel] = np.square(ref[:, channel] - gain * obs - bias)
+        return _level(square, tolerance)
+
+
+def _level(square: np.ndarray, tolerance: np.ndarray) -> float:
+    axes = (0, *range(2, square.ndim))
+    relative = np.sqrt(square.mean(axis=axes)) / np.maximum(tolerance, 1e-300)
+    return float(max(np.sqrt(np.mean(relative**2)), relative.max() / 2))
 
 
 Draw = Callable[[np.random.Generator, str], Case]
 
 
 @dataclass(frozen=True)
-class Exception_:
+class Otherwise:
     """Where another family is right too, or instead."""
 
     when: str
@@ -90,7 +107,7 @@ class Row:
     family: str
     draw: Draw
     drawn: str
-    exceptions: tuple[Exception_, ...] = ()
+    exceptions: tuple[Otherwise, ...] = ()
     contents: tuple[str, ...] = SHOWN
 
     def right(self, case: Case) -> tuple[str, ...]:
@@ -107,9 +124,11 @@ class Row:
 # How the cases are drawn
 
 
-def _shape(rng: np.random.Generator, axes: Sequence[int] = (1, 1, 2, 2, 2, 2, 3)) -> tuple[int, ...]:
+def _shape(
+    rng: np.random.Generator, axes: Sequence[int] = (1, 1, 2, 2, 2, 2, 3)
+) -> tuple[int, ...]:
     n_axes = int(rng.choice(axes))
-    low, high = {1: (48, 129), 2: (32, 97), 3: (16, 25)}[n_axes]
+    low, high = {1: (48, 129), 2: (32, 81), 3: (16, 23)}[n_axes]
     return tuple(int(size) for size in rng.integers(low, high, n_axes))
 
 
@@ -127,7 +146,7 @@ def _reference(
         shape,
         content=content,
         n_samples=2 * n_fitted,
-        n_channels=int(rng.integers(least_channels, 5)),
+        n_channels=int(rng.integers(least_channels, 4)),
         seed=int(rng.integers(2**31)),
     )
     return pair.reference, n_fitted
@@ -173,7 +192,7 @@ def _int_shift(rng: np.random.Generator, content: str) -> Case:
 def _window(rng: np.random.Generator, content: str, *, whole: bool) -> Case:
     """Let new content enter at the border, as under a wrong crop."""
     shape = _shape(rng)
-    n_channels = int(rng.integers(1, 5))
+    n_channels = int(rng.integers(1, 4))
     n_fitted = int(rng.integers(4, 9))
     moves: Sequence[float] = _moves(rng, shape, content)
     if not whole:
@@ -202,7 +221,9 @@ def _frac_shift(rng: np.random.Generator, content: str) -> Case:
 
 def _scale_shape(rng: np.random.Generator) -> tuple[int, ...]:
     n_axes = int(rng.choice((1, 2, 2)))
-    return tuple(int(size) for size in rng.integers(*((96, 257) if n_axes == 1 else (64, 129)), n_axes))
+    return tuple(
+        int(size) for size in rng.integers(*((96, 257) if n_axes == 1 else (64, 97)), n_axes)
+    )
 
 
 def _growth(rng: np.random.Generator, shape: tuple[int, ...]) -> list[float]:
@@ -226,9 +247,13 @@ def _scale_centre(rng: np.random.Generator, content: str) -> Case:
 
 def _grid(rng: np.random.Generator, content: str) -> Case:
     n_axes = int(rng.choice((1, 2, 2)))
-    shape = tuple(int(s) for s in rng.integers(*((128, 1025) if n_axes == 1 else (96, 193)), n_axes))
+    shape = tuple(
+        int(s) for s in rng.integers(*((128, 1025) if n_axes == 1 else (96, 129)), n_axes)
+    )
     reference, n = _reference(rng, content, shape=shape)
-    return _case(content, reference, n, FAULTS["grid-quant"](mode=str(rng.choice(["stored", "all"]))))
+    return _case(
+        content, reference, n, FAULTS["grid-quant"](mode=str(rng.choice(["stored", "all"])))
+    )
 
 
 def _row_stride(rng: np.random.Generator, content: str) -> Case:
@@ -381,34 +406,41 @@ def _channel_order(rng: np.random.Generator, content: str) -> Case:
 
 # What is right
 
-INVISIBLE = Exception_(
+INVISIBLE = Otherwise(
     f"up to {ROUNDING_UP_TO} times what a faithful fp16 network may leave",
     lambda case: case.level <= ROUNDING_UP_TO,
     ("rounding", "identical"),
 )
-REPEATS = Exception_(
-    "content that repeats within the search",
-    lambda case: case.content == "lattice",
+REPEATS = Otherwise(
+    "a lattice, every axis at least 32 long: it repeats within the search",
+    lambda case: case.content == "lattice" and min(case.reference.shape[2:]) >= 32,
     ("periodic",),
     instead=True,
 )
+MAY_REPEAT = Otherwise("a lattice", lambda case: case.content == "lattice", ("periodic",))
 
 ROWS: tuple[Row, ...] = (
-    Row("int-shift", "shift", _int_shift, "up to 4 px per axis, all fills", (REPEATS,)),
+    Row("int-shift", "shift", _int_shift, "up to 4 px per axis, all fills", (REPEATS, MAY_REPEAT)),
     Row(
         "crop",
         "shift",
         lambda rng, content: _window(rng, content, whole=True),
         "as int-shift, but new content enters",
-        (REPEATS,),
+        (REPEATS, MAY_REPEAT),
     ),
-    Row("frac-shift", "sub-pixel-shift", _frac_shift, "0.1 to 3.9 px per axis", (REPEATS,)),
+    Row(
+        "frac-shift",
+        "sub-pixel-shift",
+        _frac_shift,
+        "0.1 to 3.9 px per axis",
+        (REPEATS, MAY_REPEAT),
+    ),
     Row(
         "window",
         "sub-pixel-shift",
         lambda rng, content: _window(rng, content, whole=False),
         "as frac-shift, but new content enters; band-limited, by areas or linear",
-        (REPEATS,),
+        (REPEATS, MAY_REPEAT),
     ),
     Row("channel-affine", "affine", _channel_affine, "gain 0.3 to 3.5, bias up to the spread"),
     Row(
@@ -416,16 +448,23 @@ ROWS: tuple[Row, ...] = (
         "shift",
         _compose,
         "int-shift + channel-affine + fp16-round",
-        (REPEATS,),
+        (REPEATS, MAY_REPEAT),
     ),
     Row(
         "scale-corner",
         "scale",
         _scale_corner,
         "0.3 to 2 px over 64 to 256 positions",
+        (MAY_REPEAT,),
     ),
-    Row("scale-centre", "scale", _scale_centre, "0.3 to 2 px over 64 to 256 positions"),
-    Row("grid-quant", "grid", _grid, "both modes, 96 to 1024 positions"),
+    Row(
+        "scale-centre",
+        "scale",
+        _scale_centre,
+        "0.3 to 2 px over 64 to 256 positions",
+        (MAY_REPEAT,),
+    ),
+    Row("grid-quant", "grid", _grid, "both modes, 96 to 1024 positions", (MAY_REPEAT,)),
     Row("row-stride", "row-stride", _row_stride, "both fills, float16 and float32"),
     Row(
         "flat-offset",
@@ -433,17 +472,17 @@ ROWS: tuple[Row, ...] = (
         _flat_offset,
         "up to a fifth of a row and 3 rows",
         (
-            Exception_(
+            Otherwise(
                 "one channel of sound: there is no other row to come from",
                 lambda case: case.n_axes == 1 and case.reference.shape[1] == 1,
                 ("shift",),
             ),
-            Exception_(
+            Otherwise(
                 "stripes, whose rows are all alike",
                 lambda case: case.content == "stripes",
                 ("shift",),
             ),
-            Exception_(REPEATS.when, REPEATS.holds, ("periodic",)),
+            MAY_REPEAT,
         ),
     ),
     Row("stride-collapse", "stride-collapse", _stride_collapse, "stride 2 to 4"),
@@ -455,7 +494,7 @@ ROWS: tuple[Row, ...] = (
         _edge_gain,
         "width 1 to 3, gain 0 to 2, all sides",
         (
-            Exception_(
+            Otherwise(
                 "one position wide, in 1-D",
                 lambda case: case.n_axes == 1 and case.facts["width"] == 1,
                 ("element",),
@@ -470,7 +509,19 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("saturate", "saturation", _saturate, "1 to 20 % beyond each limit, all ways"),
     Row("cliff", "cliff", _cliff, "2 to 40 % of the values beyond the threshold"),
-    Row("lut-bias", "tabulated", _lut_bias, "9 to 33 knots, values spread over the table"),
+    Row(
+        "lut-bias",
+        "tabulated",
+        _lut_bias,
+        "9 to 33 knots, values spread over the table",
+        (
+            Otherwise(
+                f"gain and bias leave up to {ROUNDING_UP_TO} times that of a faithful network",
+                lambda case: case.level_after_lines <= ROUNDING_UP_TO,
+                ("affine",),
+            ),
+        ),
+    ),
     Row("flush", "flush", _flush, "outputs of 2**-14 to 1"),
     Row("fp16-round", "rounding", _fp16_round, "nothing else", contents=SHOWN),
     Row(
@@ -479,7 +530,7 @@ ROWS: tuple[Row, ...] = (
         _noise,
         "0.1 to 4 %",
         (
-            Exception_(
+            Otherwise(
                 "a third of the reference's spread or more",
                 lambda case: case.facts["share"] > 1 / 3,
                 ("unstructured",),
@@ -488,6 +539,7 @@ ROWS: tuple[Row, ...] = (
     ),
     Row("garbage", "unstructured", _garbage, "1 to 2 times the output's spread"),
     Row("prefix-only", "prefix", _prefix_only, "3 elements to half of all"),
+    Row("(any)", "constant", _compose, "constant content", contents=("constant",)),
 )
 
 
@@ -558,9 +610,9 @@ def run(row: Row, n_cases: int, *, is_verbose: bool) -> Count:
 
 
 def table(counts: Sequence[Count]) -> str:
-    """Give the counts as a table in Markdown."""
+    """Give the counts as tables in Markdown."""
     lines = [
-        "| fault | drawn | family | named rightly | wrong names | corrected | made worse |",
+        "| fault | drawn | right family | named rightly | wrong names | corrected | made worse |",
         "|---|---|---|---|---|---|---|",
     ]
     for count in counts:
@@ -570,16 +622,60 @@ def table(counts: Sequence[Count]) -> str:
             f"| `{row.name}` | {row.drawn} | `{row.family}` | {count.n_right} of {count.n_cases} | "
             f"{wrong} | {count.n_corrected} | {count.n_worse} |"
         )
+    n_cases = sum(count.n_cases for count in counts)
+    n_corrected = sum(count.n_corrected for count in counts)
+    n_worse = sum(count.n_worse for count in counts)
+    lines += [
+        "",
+        f"Of {n_cases} cases {n_corrected} were corrected. The correction made {n_worse} of them "
+        "worse than no correction, beyond its standard error, on samples that were not fitted.",
+        "",
+        "| fault | where | right too, or instead |",
+        "|---|---|---|",
+        f"| all | {INVISIBLE.when} | {_names(INVISIBLE)} |",
+    ]
+    lines += [
+        f"| `{row.name}` | {other.when} | {_names(other)}{', instead' if other.instead else ''} |"
+        for row in ROWS
+        for other in row.exceptions
+    ]
     return "\n".join(lines)
+
+
+def _names(other: Otherwise) -> str:
+    return ", ".join(f"`{family}`" for family in other.families)
+
+
+def failures(counts: Sequence[Count]) -> list[str]:
+    """Say what falls short of issue 3."""
+    found = []
+    for count in counts:
+        if count.n_right < WANTED * count.n_cases:
+            found.append(f"{count.row.name}: {count.n_right} of {count.n_cases} named rightly")
+        if count.n_worse:
+            found.append(f"{count.row.name}: {count.n_worse} corrections made fresh samples worse")
+        if count.row.name == "fp16-round" and count.n_corrected:
+            found.append(f"faithful fp16 was corrected in {count.n_corrected} cases")
+    return found
+
+
+def write_docs(counts: Sequence[Count]) -> None:
+    """Put the tables between their marks."""
+    before, start, rest = DOCS.read_text("utf-8").partition(MARKS[0])
+    _, end, after = rest.partition(MARKS[1])
+    DOCS.write_text(f"{before}{start}\n{table(counts)}\n{end}{after}", "utf-8")
 
 
 def main() -> int:
     """Run, print and judge."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawTextHelpFormatter
+    )
     parser.add_argument("--full", action="store_true", help="100 cases per fault instead of 4")
     parser.add_argument("--cases", type=int, help="so many cases per fault")
     parser.add_argument("--fault", action="append", help="this one alone (may be repeated)")
-    parser.add_argument("--write-docs", action="store_true", help="write the table into docs/")
+    parser.add_argument("--verbose", action="store_true", help="print each failure")
+    parser.add_argument("--write-docs", action="store_true", help="write the tables into docs/")
     options = parser.parse_args()
     n_cases = options.cases or (100 if options.full else 4)
     start = time.perf_counter()
@@ -587,7 +683,8 @@ def main() -> int:
     for row in ROWS:
         if options.fault and row.name not in options.fault:
             continue
-        counts.append(run(row, n_cases, is_verbose=bool(options.fault)))
+        is_verbose = options.verbose or bool(options.fault)
+        counts.append(run(row, n_cases, is_verbose=is_verbose))
         last = counts[-1]
         print(
             f"{row.name:16} {last.n_right:3} of {last.n_cases} named {row.family}; "
@@ -595,7 +692,11 @@ def main() -> int:
             flush=True,
         )
     print(f"{time.perf_counter() - start:.0f} s")
-    return 0
+    if options.write_docs:
+        write_docs(counts)
+    wrong = failures(counts)
+    print(*wrong, sep="\n")
+    return 1 if wrong else 0
 
 
 if __name__ == "__main__":

@@ -33,7 +33,8 @@ def find_row_stride(reference: Array, observed: Array) -> int | None:
     Returns
     -------
     int or None
-        The stride in values, where reading the reference so explains the observed output.
+        The stride in values, where reading the reference so explains the observed output, and
+        its first row is right.
     """
     width = reference.shape[-1]
     strides: set[int] = {
@@ -54,13 +55,15 @@ def find_row_stride(reference: Array, observed: Array) -> int | None:
             read = flat_reference[..., source[real]]
             got = flat_observed[..., real]
             dense = flat_reference[..., real]
-            if _is_better(_correlation(read, got), _correlation(dense, got)):
+            first = _correlation(flat_reference[..., :width], flat_observed[..., :width])
+            # Of a shift by the padding the first row would not be right.
+            if first > 0.99 and _is_better(_correlation(read, got), _correlation(dense, got)):
                 return stride
     return None
 
 
 def find_flat_offset(
-    reference: Array, observed: Array, *, shift: Sequence[int], tolerance: Array
+    reference: Array, observed: Array, *, shift: Sequence[int], is_searched: bool, tolerance: Array
 ) -> int | None:
     """Find whether each sample's flat buffer was read from the wrong element on.
 
@@ -70,6 +73,8 @@ def find_flat_offset(
         With at least one spatial axis.
     shift : sequence of int
         The best whole-pixel shift.
+    is_searched : bool
+        Whether to try the offset at which the buffers correlate most, too.
     tolerance : ndarray of float64, shape (C,)
         What rounding may leave.
 
@@ -90,7 +95,10 @@ def find_flat_offset(
     strides = np.cumprod((1, *shape[:0:-1]))[::-1][1:]
     moved = -sum(int(s) * int(stride) for s, stride in zip(shift, strides, strict=True))
     flat_tolerance = np.repeat(tolerance, math.prod(shape[1:]))
-    for offset in dict.fromkeys((moved, _flat_peak(flat_reference, flat_observed))):
+    offsets = {moved: None}
+    if is_searched:
+        offsets[_flat_peak(flat_reference, flat_observed)] = None
+    for offset in offsets:
         n_values = flat_reference.shape[1]
         if not 0 < abs(offset) < n_values // 2:
             continue
@@ -108,9 +116,13 @@ def find_flat_offset(
         if not enters.any():
             continue
         others = []
-        for mode in ("clip", "wrap"):
-            source = np.ravel_multi_index((index[0], *wanted), shape, mode=("raise", *[mode] * len(steps)))
-            others.append(_level((got - flat_reference[:, source[place]])[:, enters], flat_tolerance[place][enters]))
+        for is_wrapped in (False, True):  # the edge repeated; the same row from its other end
+            source = index[0] * math.prod(shape[1:])
+            for axis, (i, size) in enumerate(zip(wanted, shape[1:], strict=True)):
+                there = np.mod(i, size) if is_wrapped else np.clip(i, 0, size - 1)
+                source = source + there * math.prod(shape[2 + axis :])
+            left = (got - flat_reference[:, source[place]])[:, enters]
+            others.append(_level(left, flat_tolerance[place][enters]))
         if min(others) > 2:
             return offset
     return None
@@ -133,8 +145,9 @@ def _flat_peak(reference: Array, observed: Array) -> int:
     length = scipy.fft.next_fast_len(2 * n_values, real=True)
     total = np.zeros(length // 2 + 1, dtype=np.complex128)
     for ref, obs in zip(reference, observed, strict=True):
-        first, second = (np.nan_to_num(x - np.nanmean(x), posinf=0.0, neginf=0.0) for x in (ref, obs))
-        total += scipy.fft.rfft(second, length) * np.conj(scipy.fft.rfft(first, length))
+        first, second = (np.where(np.isfinite(x), x, 0.0) for x in (ref, obs))
+        spectra = [scipy.fft.rfft(x - x.mean(), length) for x in (first, second)]
+        total += spectra[1] * np.conj(spectra[0])
     peak = int(np.argmax(scipy.fft.irfft(total, length)))
     return peak - length if peak > length // 2 else peak
 
@@ -144,7 +157,9 @@ def _level(residual: Array, tolerance: Array) -> float:
     return float(np.sqrt(np.mean(np.square(relative)))) if relative.size else 0.0
 
 
-def find_channel_order(reference: Array, observed: Array, *, n_values: int = 4096) -> list[int] | None:
+def find_channel_order(
+    reference: Array, observed: Array, *, n_values: int = 4096
+) -> list[int] | None:
     """Find whether the channels are in another order.
 
     Parameters
@@ -223,7 +238,9 @@ def find_collapse(reference: Array, observed: Array, *, least: Array) -> list[in
         start = int(filled[-1]) + 1 if filled.size else 0
         tail = np.take(reference, np.arange(start, size), axis=axis)
         axes = (0, *range(2, tail.ndim))
-        goes_on = bool(tail.size and (np.sqrt(np.nanmean(np.square(tail), axis=axes)) > least).any())
+        goes_on = bool(
+            tail.size and (np.sqrt(np.nanmean(np.square(tail), axis=axes)) > least).any()
+        )
         tails.append(start if 0 < start <= 0.67 * size and size >= 4 and goes_on else None)
     return tails if any(tail is not None for tail in tails) else None
 

@@ -27,6 +27,7 @@ Mask = NDArray[np.bool_]
 # square, and a faithful network's errors are at most normal.
 _WRONG = 4.0
 
+
 @dataclass(frozen=True, eq=False)
 class Facts:
     """The two outputs, what was fitted to them, and what that leaves.
@@ -229,12 +230,12 @@ class Facts:
         return float(max(np.sqrt(np.mean(relative**2)), relative.max() / 2))
 
     def warp(self) -> Warp | None:
-        """Find out whether every position is displaced by an amount of its own."""
-        if not (np.isfinite(self.reference).all() and np.isfinite(self.observed).all()):
+        """Find out whether every position is displaced by an amount of its own, once corrected."""
+        if not (np.isfinite(self.reference).all() and np.isfinite(self.corrected).all()):
             return None
         ref, spread = standardised(self.reference, None)
         column = (1, -1) + (1,) * (self.reference.ndim - 2)
-        return find_warp(ref, ref + (self.observed - self.reference) / spread.reshape(column))
+        return find_warp(ref, ref + (self.corrected - self.reference) / spread.reshape(column))
 
     def growth(self, least: tuple[float, ...]) -> Growth | None:
         """Find out whether the shift grows with position, by `least` pixels over each axis."""

@@ -92,7 +92,9 @@ def find_elements(is_wrong: Mask) -> list[tuple[int, ...]] | None:
     return [tuple(int(p) for p in position) for position in found]
 
 
-def find_edge(reference: Array, observed: Array, is_wrong: Mask, *, allowance: Array) -> Edge | None:
+def find_edge(
+    reference: Array, observed: Array, is_wrong: Mask, *, allowance: Array
+) -> Edge | None:
     """Find whether all that is wrong lies at the border.
 
     Parameters
@@ -116,7 +118,7 @@ def find_edge(reference: Array, observed: Array, is_wrong: Mask, *, allowance: A
     spatial = is_wrong.shape[2:]
     if not spatial or not is_wrong.any():
         return None
-    is_spoilt = is_wrong.any(axis=(0, 1))
+    is_spoilt = np.asarray(is_wrong.any(axis=(0, 1)))
     depth = np.full(spatial, max(spatial))
     for axis, size in enumerate(spatial):
         place = np.arange(size)
@@ -185,7 +187,7 @@ def find_prefix(is_wrong: Mask) -> Prefix | None:
         ("last", np.moveaxis(is_wrong, -1, 0).reshape(size, -1)),
         ("flat", is_wrong.reshape(len(is_wrong), -1).T),
     ):
-        wrong = table.any(axis=1)
+        wrong = np.asarray(table.any(axis=1))
         if not wrong.any():
             return None
         length = int(np.argmax(wrong))

@@ -97,11 +97,11 @@ def find_growth(
     edges = [
         np.linspace(0, n, k + 1).round().astype(int) for n, k in zip(spatial, counts, strict=True)
     ]
-    centres, shifts = [], []
+    centres, shifts, errors = [], [], []
     for index in product(*(range(k) for k in counts)):
         cut = tuple(slice(e[i], e[i + 1]) for e, i in zip(edges, index, strict=True))
         where = (slice(None), slice(None), *cut)
-        shift = _block_shift(
+        found = _block_shift(
             reference[where],
             observed[where],
             limits=limits,
@@ -109,15 +109,16 @@ def find_growth(
             valid_reference=None if valid_reference is None else valid_reference[where],
             valid_observed=None if valid_observed is None else valid_observed[where],
         )
-        if shift is not None:
-            shifts.append(shift)
+        if found is not None:
+            shifts.append(found[0])
+            errors.append(found[1])
             centres.append([(c.start + c.stop - 1) / 2 for c in cut])
     if len(shifts) < max(5, 2 * len(spatial) + 2):
         return None
-    centre, moved = np.array(centres), np.array(shifts)
+    centre, moved, error = np.array(centres), np.array(shifts), np.array(errors)
     growth, fixed, clearest = [], [], 0.0
     for axis, size in enumerate(spatial):
-        slope, intercept, sigmas, explained = _line(centre[:, axis], moved[:, axis])
+        slope, intercept, sigmas, explained = _line(centre[:, axis], moved[:, axis], error[:, axis])
         pixels = slope * (size - 1)
         enough = 5 if abs(pixels) >= _CLEAR else 10
         is_clear = abs(pixels) >= least[axis] and sigmas >= enough and explained > 0.5
@@ -146,7 +147,8 @@ def _block_shift(
     floor: Array,
     valid_reference: Mask | None,
     valid_observed: Mask | None,
-) -> tuple[float, ...] | None:
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Give the shift of a block and its standard errors; None where it has none."""
     spatial = reference.shape[2:]
     local = tuple(
         max(1, min(limit, size // 3)) if size > 1 else 0
@@ -186,11 +188,18 @@ def _block_shift(
         band=_BAND,
         valid=valid,
     )
-    return None if refined is None else tuple(float(s) for s in refined.shift)
+    if refined is None:
+        return None
+    error = np.sqrt(np.diag(refined.covariance))
+    return tuple(float(s) for s in refined.shift), tuple(float(e) for e in error)
 
 
-def _line(position: Array, shift: Array) -> tuple[float, float, float, float]:
-    """Fit a line without its worst residuals; give slope, intercept, sigmas and share explained."""
+def _line(position: Array, shift: Array, error_of: Array) -> tuple[float, float, float, float]:
+    """Fit a line without its worst residuals; give slope, intercept, sigmas and share explained.
+
+    The error of the slope is that of the shifts' own errors, or of their scatter about the line
+    where that is more.
+    """
     keep = np.ones(len(position), dtype=bool)
     slope = intercept = 0.0
     for _ in range(3):
@@ -208,6 +217,8 @@ def _line(position: Array, shift: Array) -> tuple[float, float, float, float]:
     if spread <= 0 or total <= 0:
         return 0.0, 0.0, 0.0, 0.0
     error = math.sqrt(left / max(int(keep.sum()) - 2, 1) / spread)
+    own = np.where(np.isfinite(error_of[keep]), error_of[keep], 0.0)
+    error = max(error, float(np.sqrt(np.square(centred * own).sum())) / spread)
     sigmas = abs(slope) / error if error > 0 else math.inf
     return float(slope), float(intercept), sigmas, 1 - left / total
 

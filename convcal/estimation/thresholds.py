@@ -17,6 +17,7 @@ Mask = NDArray[np.bool_]
 
 # Fewer wrong values than this may be anything.
 _LEAST_WRONG = 4
+_LEAST_PAIRS = 24
 # No limit of a device is known below: 4094 is the least (sbryngelson/ane-guide).
 _LEAST_LIMIT = 2048.0
 
@@ -121,7 +122,9 @@ def _side(
     elif finite.all():
         value = float(np.median(became))
         step = 2 * float(np.spacing(np.float16(min(abs(value), 60000.0))))
-        is_one = bool((np.abs(became - value) <= step).all() and (np.abs(obs[deep] - value) <= step).all())
+        is_one = bool(
+            (np.abs(became - value) <= step).all() and (np.abs(obs[deep] - value) <= step).all()
+        )
     else:
         return None
     if not is_one:
@@ -134,7 +137,9 @@ def _side(
     is_limit = kept - margin <= sign * value <= start + margin
     is_zeroed = value == 0 and start >= _LEAST_LIMIT
     both = not is_alone and value == 0
-    return Threshold("limit" if is_limit or is_zeroed or both else "cliff", sign * start, value, share)
+    return Threshold(
+        "limit" if is_limit or is_zeroed or both else "cliff", sign * start, value, share
+    )
 
 
 def value_dependence(reference: Array, residual: Array, *, n_values: int = 2**15) -> float:
@@ -142,7 +147,7 @@ def value_dependence(reference: Array, residual: Array, *, n_values: int = 2**15
 
     Parameters
     ----------
-    reference, residual : ndarray of float64, of one shape
+    reference, residual : ndarray of float64, shape (N, C, *spatial)
     n_values : int
         About how many values are used at most, evenly spaced.
 
@@ -150,22 +155,25 @@ def value_dependence(reference: Array, residual: Array, *, n_values: int = 2**15
     -------
     float
         Correlation of neighbours in the residual once it is sorted by the reference's values: 1
-        for a smooth function, 0 for what has nothing to do with the value.
+        for a smooth function, 0 for what has nothing to do with the value, or where there are
+        too few to tell. Neighbours of one plane do not count: where the content repeats, so does
+        the residual.
 
     Notes
     -----
     One minus half of von Neumann's ratio of the mean square successive difference to the
     variance (1941, Annals of Mathematical Statistics 12), which needs no bins.
     """
-    good = np.isfinite(reference) & np.isfinite(residual)
-    ref, left = reference[good], residual[good]
-    every = max(1, ref.size // n_values)
-    ref, left = ref[::every], left[::every]
-    if ref.size < 32:
+    good = (np.isfinite(reference) & np.isfinite(residual)).ravel()
+    every = max(1, int(good.sum()) // n_values)
+    chosen = np.flatnonzero(good)[::every]
+    plane = chosen // max(1, math.prod(reference.shape[2:]))
+    order = np.argsort(reference.ravel()[chosen], kind="stable")
+    left, plane = residual.ravel()[chosen][order], plane[order]
+    pairs = plane[1:] != plane[:-1]
+    if pairs.sum() < _LEAST_PAIRS:
         return 0.0
-    left = left[np.argsort(ref, kind="stable")]
-    left = left - left.mean()
-    power = float(np.square(left).mean())
-    if power == 0:
-        return 0.0
-    return 1 - float(np.square(np.diff(left)).mean()) / (2 * power)
+    first, second = left[:-1][pairs], left[1:][pairs]
+    both = np.concatenate([first, second])
+    power = float(np.square(both - both.mean()).mean())
+    return 1 - float(np.square(second - first).mean()) / (2 * power) if power > 0 else 0.0

@@ -4,26 +4,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
-from convcal.estimation.addressing import (
-    find_channel_order,
-    find_collapse,
-    find_flat_offset,
-    find_row_stride,
-)
+from convcal.estimation import recognition
 from convcal.estimation.facts import Facts
-from convcal.estimation.places import find_edge, find_elements, find_prefix
+from convcal.estimation.judgement import Judgement, conclude, helps, refuse, tried, unit
 from convcal.estimation.registration import Registration
-from convcal.estimation.selection import Candidate, Trial
+from convcal.estimation.selection import Candidate
 from convcal.estimation.structure import Growth
-from convcal.estimation.thresholds import find_threshold, value_dependence
 from convcal.estimation.validity import Validity
 
-__all__ = ["Judgement", "judge"]
+__all__ = ["judge"]
 
 # Below this share of common variance the two have nothing to do with each other.
 _RELATED = 0.1
@@ -36,44 +28,14 @@ _LEAST_UNITS = 16
 _CLIPPED = 0.001
 # Below this share of common variance what was added is no noise on a signal but garbage.
 _INTACT = 0.8
-# Neighbours in the residual, sorted by value, correlate more than this where the value decides.
-_OF_VALUE = 0.8
+# Above this, with a clear fraction of a pixel, it is displaced.
+_MOVED = 0.4
 # Pixels over the field by which a shift must grow to be a change of scale: these where the shift
 # leaves more than rounding, half of the shift where it does not (the mean of a displacement that
 # grows from nothing is half of its end) or where no shift is fitted; never less than the smallest
 # shift that is told from none.
 _GROWTH = 0.05
 _LEAST_GROWTH = 0.01
-
-
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """A verdict with its reason, and the correction that goes with it.
-
-    Attributes
-    ----------
-    verdict, family, reason : str
-    candidate : Candidate
-        Identity where nothing is to be corrected.
-    level_before, level_after : float
-        Held-out residual before and after the chosen candidate, in units of what a faithful fp16
-        network leaves (all channels together, or half of the worst one's); up to 1 is rounding.
-    findings : dict
-        What the tests for structure found, JSON-ready.
-    """
-
-    verdict: str
-    family: str
-    reason: str
-    candidate: Candidate
-    level_before: float
-    level_after: float
-    findings: dict[str, object]
-
-    @property
-    def is_corrected(self) -> bool:
-        """Tell whether the candidate changes anything."""
-        return self.candidate.model != "identity"
 
 
 def judge(facts: Facts) -> Judgement:
@@ -85,25 +47,13 @@ def judge(facts: Facts) -> Judgement:
     return _unstructured(facts)
 
 
-def _refuse(facts: Facts, verdict: str, family: str, reason: str) -> Judgement:
-    return _judgement(facts, verdict, family, reason, facts.identity)
-
-
-def _judgement(
-    facts: Facts, verdict: str, family: str, reason: str, candidate: Candidate
-) -> Judgement:
-    return Judgement(
-        verdict, family, reason, candidate, facts.level_before, facts.level_after, facts.findings
-    )
-
-
 # The rules, in their order
 
 
 def _nothing_finite(facts: Facts) -> Judgement | None:
     for role, array in (("reference", facts.reference), ("observed", facts.observed)):
         if not np.isfinite(array).any():
-            return _refuse(
+            return refuse(
                 facts,
                 "not-identifiable" if role == "reference" else "not-correctable",
                 "non-finite",
@@ -115,7 +65,7 @@ def _nothing_finite(facts: Facts) -> Judgement | None:
 def _constant_reference(facts: Facts) -> Judgement | None:
     if facts.has_signal.any():
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-identifiable",
         "constant",
@@ -132,7 +82,7 @@ def _constant_held_out(facts: Facts) -> Judgement | None:
         level = facts.in_tolerances(facts.reference - facts.observed)
     if level <= 1:
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-identifiable",
         "too-few-data",
@@ -142,76 +92,13 @@ def _constant_held_out(facts: Facts) -> Judgement | None:
     )
 
 
-def _wrong_places(facts: Facts) -> Judgement | None:
-    """Name what is right but for the border, or but for an element."""
-    if not facts.is_wrong.any() or facts.reference.ndim < 3:
-        return None
-    elements = find_elements(facts.is_wrong)
-    if elements is not None:
-        spoilt = facts.is_wrong.any(axis=(0, 1), keepdims=True)
-        if facts.level_without(spoilt) > 1:
-            return None
-        facts.findings["elements"] = [list(position) for position in elements]
-        places = ", ".join(str(position) for position in elements)
-        share = float(facts.is_wrong[:, :, spoilt[0, 0]].mean())
-        return _refuse(
-            facts,
-            "not-correctable",
-            "element",
-            f"only the values at {places} are wrong, in {share:.0%} of the planes; all others "
-            "differ by rounding only: leave these out, or compute them from their neighbours",
-        )
-    edge = find_edge(facts.reference, facts.observed, facts.is_wrong, allowance=facts.allowance)
-    if edge is None or facts.level_without(facts.is_wrong.any(axis=(0, 1), keepdims=True)) > 1:
-        return None
-    facts.findings["edge"] = {"width": edge.width, "sides": [list(s) for s in edge.sides]}
-    sides = ", ".join(f"{end} of spatial axis {axis}" for axis, end in edge.sides)
-    by = "" if math.isnan(edge.gain) else f" (observed over reference there: {edge.gain:.3g})"
-    return _refuse(
-        facts,
-        "not-correctable",
-        "edge",
-        f"only values within {edge.width} {_unit(facts.limits)} of the border are wrong{by}, at "
-        f"the {sides}; the interior differs by rounding only: pad the input and crop the output, "
-        "or keep the operation that pads in fp32",
-    )
-
-
-def _threshold(facts: Facts) -> Judgement | None:
-    """Name what is right but for the values beyond a threshold."""
-    if not facts.is_wrong.any() or facts.is_flat.all():
-        return None
-    found = find_threshold(
-        facts.reference, facts.observed, facts.is_wrong, allowance=facts.allowance
-    )
-    if found is None or facts.level_without(facts.is_wrong) > 1:
-        return None
-    facts.findings["threshold"] = found.threshold
-    family = {"limit": "saturation"}.get(found.kind, found.kind)
-    became = f"{found.value:.6g}" if math.isfinite(found.value) else "not finite"
-    side = "within" if found.kind == "flush" else "beyond"
-    next_step = {
-        "limit": "scale down before the operation that overflows and up after it",
-        "cliff": "the operation takes a wrong branch there: rewrite it so that its argument stays "
-        "small, or keep it in fp32",
-        "flush": "scale up before the operation that loses them and down after it",
-    }[found.kind]
-    return _refuse(
-        facts,
-        "not-correctable",
-        family,
-        f"{found.share:.2%} of the values, those {side} {found.threshold:.6g}, are {became} in the "
-        f"observed output; the rest differs by rounding only: {next_step}",
-    )
-
-
 def _identical(facts: Facts) -> Judgement | None:
     if facts.level_before > 1 or facts.is_sporadic or facts.n_lost or facts.is_corrected:
         return None
     if np.array_equal(facts.reference, facts.observed, equal_nan=True):
         reason = "the two outputs are equal, value by value"
-        return _refuse(facts, "identical", "identical", reason)
-    return _refuse(
+        return refuse(facts, "identical", "identical", reason)
+    return refuse(
         facts,
         "identical",
         "rounding",
@@ -225,102 +112,13 @@ def _constant_observed(facts: Facts) -> Judgement | None:
     facts.findings["dead_channels"] = np.flatnonzero(facts.is_flat & facts.has_signal).tolist()
     if not facts.is_flat.all():
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "constant",
         "the observed output is constant in every channel where the reference is not: its "
         "content is lost",
     )
-
-
-def _dead_channels(facts: Facts) -> Judgement | None:
-    """Name channels without content where the others are right, or become so."""
-    dead = facts.is_flat & facts.has_signal
-    if not dead.any():
-        return None
-    left_out = dead.reshape(1, -1, *(1,) * (facts.reference.ndim - 2))
-    names = np.flatnonzero(dead).tolist()
-    lost = f"channels {names} are constant in the observed output where the reference is not"
-    if facts.level_without(left_out) <= 1:
-        return _refuse(
-            facts,
-            "not-correctable",
-            "dead-channel",
-            f"{lost}: their content is lost; the others differ by rounding only; look for a "
-            "constant that fp16 cannot hold (a variance above 65504)",
-        )
-    if not facts.is_corrected or facts.level_without(left_out, is_corrected=True) > 1:
-        return None
-    reason = f"{_helps(facts.choice.chosen, facts.level_after)}; {lost}: their content is lost"
-    return _judgement(facts, "partly-correctable", "dead-channel", reason, facts.candidate)
-
-
-def _other_order(facts: Facts) -> Judgement | None:
-    order = find_channel_order(facts.reference, facts.observed)
-    if order is None:
-        return None
-    facts.findings["channel_order"] = order
-    return _refuse(
-        facts,
-        "not-correctable",
-        "channel-order",
-        f"the observed channels are the reference's in another order: {order} hold what the "
-        "reference has in 0, 1, …; put them in order where the outputs are read",
-    )
-
-
-def _collapsed(facts: Facts) -> Judgement | None:
-    if facts.reference.ndim < 3:
-        return None
-    tails = find_collapse(facts.reference, facts.observed, least=3 * facts.level.single)
-    if tails is None:
-        return None
-    filled = tuple(
-        slice(None) if tail is None else slice(tail) for tail in (None, None, *tails)
-    )
-    if facts.in_tolerances((facts.reference - facts.observed)[filled]) <= 1:
-        return None
-    facts.findings["zero_from"] = tails
-    where = ", ".join(
-        f"from position {tail} of {size} on along spatial axis {axis}"
-        for axis, (tail, size) in enumerate(zip(tails, facts.reference.shape[2:], strict=True))
-        if tail is not None
-    )
-    return _refuse(
-        facts,
-        "not-correctable",
-        "stride-collapse",
-        f"the observed output is 0 {where}, and what is before is not the reference: the stride "
-        "of a transposed convolution was taken for 1; write it as an insertion of zeros and a "
-        "convolution",
-    )
-
-
-def _flat_offset(facts: Facts) -> Judgement | None:
-    if facts.registration is None:
-        return None
-    if any(s != round(s) for s in facts.candidate.shift):
-        return None
-    offset = find_flat_offset(
-        facts.reference,
-        facts.observed,
-        shift=facts.registration.whole_shift,
-        tolerance=facts.level.tolerance,
-    )
-    if offset is None:
-        return None
-    facts.findings["flat_offset"] = offset
-    reason = (
-        f"each sample's buffer is read from {abs(offset)} elements too "
-        f"{'early' if offset > 0 else 'late'} on: what comes into view are the ends of other rows; "
-        "read it from its own offset"
-    )
-    if not facts.is_corrected or facts.is_sporadic or not any(facts.candidate.shift):
-        return _refuse(facts, "not-correctable", "flat-offset", reason)
-    reason = f"{_helps(facts.choice.chosen, facts.level_after)}; {reason}"
-    verdict = "correctable" if facts.level_after <= 1 else "partly-correctable"
-    return _judgement(facts, verdict, "flat-offset", reason, facts.candidate)
 
 
 def _solved(facts: Facts) -> Judgement | None:
@@ -334,8 +132,8 @@ def _solved(facts: Facts) -> Judgement | None:
         growth = facts.growth(tuple(max(_LEAST_GROWTH, abs(s) / 2) for s in shift))
         if growth is not None and not _is_repetition(growth, facts.registration):
             return _scale(facts, growth)
-    reason = _helps(facts.choice.chosen, facts.level_after)
-    return _judgement(facts, "correctable", _family(facts.candidate), reason, facts.candidate)
+    reason = helps(facts.choice.chosen, facts.level_after)
+    return conclude(facts, "correctable", _family(facts.candidate), reason, facts.candidate)
 
 
 def _clipped_only(facts: Facts) -> Judgement | None:
@@ -344,26 +142,9 @@ def _clipped_only(facts: Facts) -> Judgement | None:
     reason = f"{_clipped_text(facts)}; the rest "
     if not facts.is_corrected:
         reason += "differs by rounding only"
-        return _refuse(facts, "not-correctable", "saturation", reason)
+        return refuse(facts, "not-correctable", "saturation", reason)
     reason += "is corrected to rounding, those values are lost"
-    return _judgement(facts, "partly-correctable", "saturation", reason, facts.candidate)
-
-
-def _sheared(facts: Facts) -> Judgement | None:
-    if facts.registration is None:
-        return None
-    stride = find_row_stride(facts.reference, facts.observed)
-    if stride is None:
-        return None
-    facts.findings["row_stride"] = stride
-    return _refuse(
-        facts,
-        "not-correctable",
-        "row-stride",
-        f"rows of {facts.reference.shape[-1]} values were read from a buffer whose rows are "
-        f"{stride} values apart, each row sheared further than the last; read the output "
-        "through its strides",
-    )
+    return conclude(facts, "partly-correctable", "saturation", reason, facts.candidate)
 
 
 def _growing(facts: Facts) -> Judgement | None:
@@ -383,61 +164,6 @@ def _repeating(facts: Facts) -> Judgement | None:
     if found is None or not (found.ambiguous and any(found.whole_shift) and facts.is_corrected):
         return None
     return _periodic(facts, found)
-
-
-def _warped(facts: Facts) -> Judgement | None:
-    if facts.registration is None or any(facts.registration.whole_shift):
-        return None
-    warp = facts.warp()
-    if warp is None:
-        return None
-    facts.findings["warp"] = list(warp.largest)
-    axis = int(np.argmax(warp.largest))
-    return _refuse(
-        facts,
-        "not-correctable",
-        "grid",
-        f"positions are displaced by amounts of their own, {warp.largest[axis]:.2g} "
-        f"{_unit(warp.largest)} (rms) along spatial axis {axis} about any line, which explains "
-        f"{warp.explained:.0%} of the squared error of other samples: coordinates held in fp16; "
-        "keep the grid in fp32 or relative to the position, or tile the input",
-    )
-
-
-def _beginning(facts: Facts) -> Judgement | None:
-    if any(facts.candidate.shift):
-        return None
-    prefix = find_prefix(facts.is_wrong)
-    if prefix is None:
-        return None
-    facts.findings["prefix"] = {"length": prefix.length, "along": prefix.along}
-    where = "along the last axis" if prefix.along == "last" else "of each sample's buffer"
-    return _refuse(
-        facts,
-        "not-correctable",
-        "prefix",
-        f"the first {prefix.length} elements {where} are right and {prefix.share:.0%} of those "
-        "that follow are wrong: the operation fails from there on; keep it in fp32 or rewrite it",
-    )
-
-
-def _tabulated(facts: Facts) -> Judgement | None:
-    if any(facts.candidate.shift) or facts.level_after <= 1:
-        return None
-    with np.errstate(invalid="ignore"):
-        residual = facts.reference - facts.corrected
-    dependence = value_dependence(facts.reference, residual)
-    facts.findings["value_dependence"] = dependence
-    if dependence < _OF_VALUE:
-        return None
-    reason = (
-        f"what is left is a function of the value (neighbours by value correlate by "
-        f"{dependence:.2f}), as of a look-up table; compose the activation of exact operations"
-    )
-    if not facts.is_corrected:
-        return _refuse(facts, "not-correctable", "tabulated", reason)
-    reason = f"{_helps(facts.choice.chosen, facts.level_after)}; {reason}"
-    return _judgement(facts, "partly-correctable", "tabulated", reason, facts.candidate)
 
 
 def _partly(facts: Facts) -> Judgement | None:
@@ -465,14 +191,14 @@ def _partly(facts: Facts) -> Judgement | None:
         more += (
             f"; over all data, fitted ones too, it leaves {facts.level_everywhere:.3g} times that"
         )
-    reason = _helps(facts.choice.chosen, facts.level_after) + more
-    return _judgement(facts, "partly-correctable", family, reason, facts.candidate)
+    reason = helps(facts.choice.chosen, facts.level_after) + more
+    return conclude(facts, "partly-correctable", family, reason, facts.candidate)
 
 
 def _clipped(facts: Facts) -> Judgement | None:
     if facts.share_lost <= _CLIPPED:
         return None
-    return _refuse(facts, "not-correctable", "saturation", _clipped_text(facts))
+    return refuse(facts, "not-correctable", "saturation", _clipped_text(facts))
 
 
 def _zeroed(facts: Facts) -> Judgement | None:
@@ -487,7 +213,7 @@ def _zeroed(facts: Facts) -> Judgement | None:
     rest = np.where(is_zeroed, np.nan, facts.reference - facts.observed)
     if facts.in_tolerances(rest) > 1:
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "saturation",
@@ -497,10 +223,31 @@ def _zeroed(facts: Facts) -> Judgement | None:
     )
 
 
+def _blurred(facts: Facts) -> Judgement | None:
+    """Name a shift that moving back does not mend."""
+    found = facts.registration
+    if found is None or found.ambiguous or facts.related < _MOVED:
+        return None
+    clear = [
+        abs(s - round(s)) > max(_LEAST_GROWTH, 10 * error)
+        for s, error in zip(found.raw_shift, found.standard_error, strict=True)
+    ]
+    if not any(clear):
+        return None
+    values = ", ".join(f"{s:+.4g}" for s in found.raw_shift)
+    return refuse(
+        facts,
+        "not-correctable",
+        "sub-pixel-shift",
+        f"the observed output is displaced, by a shift of ({values}) {unit(found.raw_shift)}, but "
+        f"moving it back does not help beyond doubt: resampling lost the detail{tried(facts)}",
+    )
+
+
 def _too_few(facts: Facts) -> Judgement | None:
     n_values, n_channels = facts.reference.size, facts.reference.shape[1]
     if n_values < _LEAST_VALUES * n_channels:
-        return _refuse(
+        return refuse(
             facts,
             "not-identifiable",
             "too-few-data",
@@ -509,7 +256,7 @@ def _too_few(facts: Facts) -> Judgement | None:
     unproven = [t for t in facts.choice.trials[1:] if t.share > 0.5 and not t.is_admissible]
     if not unproven or unproven[0].n_units >= _LEAST_UNITS:
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-identifiable",
         "too-few-data",
@@ -526,7 +273,7 @@ def _sporadic(facts: Facts) -> Judgement | None:
     with np.errstate(invalid="ignore"):  # inf - inf
         residual = np.abs(facts.reference - facts.observed)
     worst = int(np.argmax([part[np.isfinite(part)].max(initial=0) for part in residual]))
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "sporadic",
@@ -541,7 +288,7 @@ def _unrelated(facts: Facts) -> Judgement | None:
     facts.findings["neighbour_correlation"] = facts.neighbour_correlation
     if facts.related >= _RELATED:
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "unstructured",
@@ -553,22 +300,22 @@ def _unrelated(facts: Facts) -> Judgement | None:
 def _noise(facts: Facts) -> Judgement | None:
     if abs(facts.neighbour_correlation) >= _WHITE or facts.related < _INTACT:
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "noise",
         f"the residual is noise, {facts.level_before:.3g} times what a faithful fp16 network may "
-        f"leave, and neighbours in it are unrelated{_tried(facts)}",
+        f"leave, and neighbours in it are unrelated{tried(facts)}",
     )
 
 
 def _unstructured(facts: Facts) -> Judgement:
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "unstructured",
         f"the residual is {facts.level_before:.3g} times what a faithful fp16 network may leave, "
-        f"and no shift, gain or bias helps beyond doubt{_tried(facts)}",
+        f"and no shift, gain or bias helps beyond doubt{tried(facts)}",
     )
 
 
@@ -576,25 +323,26 @@ _RULES = (
     _nothing_finite,
     _constant_reference,
     _constant_held_out,
-    _wrong_places,
-    _threshold,
+    recognition.wrong_places,
+    recognition.threshold,
     _identical,
     _constant_observed,
-    _dead_channels,
-    _other_order,
-    _collapsed,
-    _flat_offset,
+    recognition.dead_channels,
+    recognition.channel_order,
+    recognition.stride_collapse,
+    recognition.flat_offset,
     _solved,
     _clipped_only,
-    _sheared,
+    recognition.row_stride,
     _growing,
-    _beginning,
+    recognition.prefix,
     _repeating,
-    _warped,
-    _tabulated,
+    recognition.warp,
+    recognition.tabulated,
     _partly,
     _clipped,
     _zeroed,
+    _blurred,
     _too_few,
     _sporadic,
     _unrelated,
@@ -609,31 +357,6 @@ def _family(candidate: Candidate) -> str:
     if candidate.model.startswith("subpixel"):
         return "sub-pixel-shift"
     return "shift" if candidate.model.startswith("shift") else "affine"
-
-
-def _helps(chosen: Trial, after: float) -> str:
-    candidate = chosen.candidate
-    parts = []
-    if any(candidate.shift):
-        values = ", ".join(f"{s:+.4g}" for s in candidate.shift)
-        parts.append(f"a shift of ({values}) {_unit(candidate.shift)}")
-    n_channels = int(((candidate.gain != 1) | (candidate.bias != 0)).sum())
-    if n_channels:
-        parts.append(f"gain and bias in {n_channels} of {len(candidate.gain)} channels")
-    sigmas = f"{chosen.sigmas:.0f}" if chosen.sigmas < 1000 else "over 1000"
-    left = (
-        "leaves no more than fp16 rounding"
-        if after <= 1
-        else f"leaves {after:.3g} times what a faithful fp16 network may"
-    )
-    return (
-        f"{' with '.join(parts)} takes away {chosen.share:.2%} of the squared error on held-out "
-        f"data ({sigmas} standard errors), inside the margins, and {left}"
-    )
-
-
-def _unit(per_axis: Sequence[float]) -> str:
-    return "px" if len(per_axis) > 1 else "samples"
 
 
 def _at_edge(facts: Facts) -> bool:
@@ -654,7 +377,7 @@ def _searched(facts: Facts) -> str:
         return "in no channel"
     limits = " x ".join(str(limit) for limit in facts.limits)
     return (
-        f"at no shift up to {limits} {_unit(facts.limits)} either way (search further with "
+        f"at no shift up to {limits} {unit(facts.limits)} either way (search further with "
         "max_shift, --max-shift)"
     )
 
@@ -674,11 +397,11 @@ def _scale(facts: Facts, growth: Growth) -> Judgement:
     axis = int(np.argmax(np.abs(growth.growth)))
     facts.findings["growth"] = list(growth.growth)
     facts.findings["fixed_point"] = [None if math.isnan(p) else p for p in growth.fixed_point]
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "scale",
-        f"the shift grows by {growth.growth[axis]:+.3g} {_unit(growth.growth)} along spatial axis "
+        f"the shift grows by {growth.growth[axis]:+.3g} {unit(growth.growth)} along spatial axis "
         f"{axis} "
         f"({growth.sigmas:.0f} standard errors over {growth.n_blocks} blocks), zero at "
         f"position {growth.fixed_point[axis]:.4g}: a change of scale, not a shift",
@@ -687,7 +410,7 @@ def _scale(facts: Facts, growth: Growth) -> Judgement:
 
 def _periodic(facts: Facts, found: Registration) -> Judgement:
     others = ", ".join(str(s) for s in found.ambiguous[:3])
-    return _refuse(
+    return refuse(
         facts,
         "not-identifiable",
         "periodic",
@@ -707,8 +430,3 @@ def _clipped_text(facts: Facts) -> str:
 def _limits_text(validity: Validity) -> str:
     ends = sorted({end for channel in validity.saturation_limits for end in channel})
     return ", ".join(f"{end:.6g}" for end in ends[:4]) or "not finite"
-
-
-def _tried(facts: Facts) -> str:
-    best = max(facts.choice.trials[1:], key=lambda trial: trial.share, default=None)
-    return "" if best is None else f"; the best of what can be fitted takes away {best.share:.0%}"
