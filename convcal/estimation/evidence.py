@@ -10,12 +10,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcal.estimation.affine import AffineFit
+from convcal.estimation.judgement import Judgement
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import RoundingLevel
 from convcal.estimation.selection import Choice
 from convcal.estimation.splitting import Split
 from convcal.estimation.validity import Validity
-from convcal.estimation.verdict import Judgement
 
 __all__ = ["gather_evidence"]
 

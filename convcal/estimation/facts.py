@@ -9,9 +9,10 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from convcal.estimation.addressing import find_row_stride
 from convcal.estimation.candidates import Candidate, inside
 from convcal.estimation.registration import Registration
-from convcal.estimation.rounding import RoundingLevel
+from convcal.estimation.rounding import ROUNDINGS, RoundingLevel, fp16_step
 from convcal.estimation.selection import Choice
 from convcal.estimation.splitting import Split
 from convcal.estimation.standard import standardised
@@ -20,15 +21,19 @@ from convcal.estimation.structure import (
     Growth,
     find_block_shifts,
     find_growth,
-    find_row_stride,
     neighbour_correlation,
 )
 from convcal.estimation.validity import Validity
+from convcal.estimation.warping import Warp, find_warp
 
 __all__ = ["Facts"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+# A value that is off by more tolerances than this is wrong by itself: the tolerance is a root mean
+# square, and a faithful network's errors are at most normal.
+_WRONG = 4.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -134,6 +139,66 @@ class Facts:
         return float(n_clipped) / self.observed.size
 
     @cached_property
+    def share_lost(self) -> float:
+        """Share of the values that are clipped and that the chosen candidate does not make right.
+
+        Flat areas, whose values the reference repeats less exactly, pass for clipped; what is
+        clipped is wrong.
+        """
+        if self.share_clipped == 0:
+            return 0.0
+        is_clipped = ~np.isfinite(self.observed)
+        for channel, ends in enumerate(self.validity.saturation_limits):
+            for end in ends:
+                near = np.abs(self.observed[:, channel] - end) <= 2 * fp16_step(np.array(end))
+                is_clipped[:, channel] |= near
+        for axis, pixels in enumerate(self.candidate.shift, start=2):
+            source = np.arange(is_clipped.shape[axis]) - round(pixels)
+            source = np.clip(source, 0, is_clipped.shape[axis] - 1)
+            is_clipped = np.take(is_clipped, source, axis=axis)
+        with np.errstate(invalid="ignore"):
+            is_off = ~(np.abs(self.reference - self.corrected) <= self.allowance)
+        window = inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
+        lost = (is_clipped & is_off)[window]
+        return float(lost.mean()) if lost.size else 0.0
+
+    @cached_property
+    def allowance(self) -> Array:
+        """Error beyond which a single value is wrong, shape (N, C, *spatial).
+
+        In channels whose values differ much in size, the larger ones are rounded to larger steps
+        than the channel's mean tells.
+        """
+        tolerance = self.level.tolerance.reshape(1, -1, *(1,) * (self.reference.ndim - 2))
+        allowance: Array = np.maximum(
+            tolerance, ROUNDINGS / np.sqrt(12) * fp16_step(self.reference)
+        )
+        return _WRONG * allowance
+
+    @cached_property
+    def is_wrong(self) -> Mask:
+        """Tell which observed values are wrong by themselves, or not finite where they should be.
+
+        Shape (N, C, *spatial).
+        """
+        with np.errstate(invalid="ignore"):  # inf - inf
+            off = np.abs(self.observed - self.reference)
+        wrong: Mask = np.isfinite(self.reference) & ~(off <= self.allowance)
+        return wrong
+
+    def level_without(self, left_out: Mask, *, is_corrected: bool = False) -> float:
+        """Give the residual over all data without some values, in units of the tolerance."""
+        array = self.corrected if is_corrected else self.observed
+        with np.errstate(invalid="ignore"):
+            residual = self.reference - array
+        window = (
+            inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
+            if is_corrected
+            else ()
+        )
+        return self.in_tolerances(np.where(left_out, np.nan, residual)[window])
+
+    @cached_property
     def has_signal(self) -> Mask:
         """Tell in which channels the reference varies by more than rounding."""
         signal: Mask = _spread(self.reference) > 3 * self.level.single
@@ -181,6 +246,14 @@ class Facts:
     def row_stride(self) -> int | None:
         """The stride of rows that were read as if they followed each other."""
         return find_row_stride(self.reference, self.observed)
+
+    def warp(self) -> Warp | None:
+        """Find out whether every position is displaced by an amount of its own, once corrected."""
+        if not (np.isfinite(self.reference).all() and np.isfinite(self.corrected).all()):
+            return None
+        ref, _, spread = standardised(self.reference, None)
+        column = (1, -1) + (1,) * (self.reference.ndim - 2)
+        return find_warp(ref, ref + (self.corrected - self.reference) / spread.reshape(column))
 
     def growth(self, least: tuple[float, ...]) -> Growth | None:
         """Find out whether the shift grows with position, by `least` pixels over each axis."""

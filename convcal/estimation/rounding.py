@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["RoundingLevel", "rounding_level"]
+__all__ = ["ROUNDINGS", "RoundingLevel", "fp16_step", "rounding_level"]
 
 Array = NDArray[np.float64]
 
@@ -17,7 +17,8 @@ Array = NDArray[np.float64]
 # 62 to 67, 56 to 62 and 50 to 63 dB (benchmarks/estimation.py). coreai-onnx measured faithful
 # conversions at 57 dB and above and puts its floor at 50 dB. 20 roundings' worth is 73 - 26 =
 # 47 dB.
-_ROUNDINGS = 20.0
+ROUNDINGS = 20.0
+"""How many roundings of the output a faithful fp16 network may be off by."""
 # Weights rounded to fp16 change the gain of a channel systematically: in those networks by up to
 # 6e-4, in one channel of 180 by 1.2e-3. One rounding is 1.4e-4 to 2.8e-4 of the rms, by where the
 # values lie between powers of two, and 6 of them 0.9e-3 to 1.7e-3: a gain of 1.002 is above that.
@@ -43,6 +44,15 @@ class RoundingLevel:
     material: Array
 
 
+def fp16_step(values: Array) -> Array:
+    """Give the distance of neighbouring fp16 numbers at each value; that at 0 where not finite."""
+    finite = np.where(np.isfinite(values), values, 0.0)
+    _, exponent = np.frexp(finite)
+    # 11 significant bits; below 2**-14, and at 0, whose exponent says nothing, 2**-24.
+    step: Array = np.ldexp(1.0, np.where(finite == 0, -13, np.maximum(exponent, -13)) - 11)
+    return step
+
+
 def rounding_level(reference: Array, *, dtypes: tuple[DTypeLike, ...]) -> RoundingLevel:
     """Predict the error that fp16 rounding leaves in each channel.
 
@@ -59,18 +69,14 @@ def rounding_level(reference: Array, *, dtypes: tuple[DTypeLike, ...]) -> Roundi
         Channels of (almost) nothing get a tenth of the channels' mean level, since what they
         hold was summed from values of that size.
     """
-    values = np.abs(np.where(np.isfinite(reference), reference, 0.0))
     axes = (0, *range(2, reference.ndim))
-    _, exponent = np.frexp(values)
-    # 11 significant bits; below 2**-14 the steps stay at 2**-24.
-    step = np.ldexp(1.0, np.maximum(exponent, -13) - 11)
-    single = np.sqrt(np.mean(np.square(step), axis=axes) / 12)
+    single = np.sqrt(np.mean(np.square(fp16_step(reference)), axis=axes) / 12)
     single = np.maximum(single, 0.1 * np.sqrt(np.mean(single**2)))
     is_integer = any(np.issubdtype(np.dtype(dtype), np.integer) for dtype in dtypes)
     # Both are rounded to integers, and rounding may tip either way: up to one step apart.
     steps = 0.75 if is_integer else 0.0
     return RoundingLevel(
         single=np.hypot(single, steps / np.sqrt(12)),
-        tolerance=np.hypot(_ROUNDINGS * single, steps),
+        tolerance=np.hypot(ROUNDINGS * single, steps),
         material=np.hypot(_MATERIAL * single, 0.1 * steps),
     )

@@ -20,7 +20,6 @@ __all__ = [
     "Growth",
     "find_block_shifts",
     "find_growth",
-    "find_row_stride",
     "neighbour_correlation",
 ]
 
@@ -57,47 +56,6 @@ class Growth:
     n_blocks: int
 
 
-def find_row_stride(reference: Array, observed: Array) -> int | None:
-    """Find whether rows were read with the wrong stride.
-
-    Core ML pads rows to 64 bytes: ``stride = 64 * ceil(width * itemsize / 64)`` bytes. A reader
-    who takes the padded buffer for a dense one gets row r sheared by r times the padding
-    (apple/coremltools #1893).
-
-    Parameters
-    ----------
-    reference, observed : ndarray of float64, shape (N, C, *spatial)
-        With at least one spatial axis.
-
-    Returns
-    -------
-    int or None
-        The stride in values, where reading the reference so explains the observed output.
-    """
-    width = reference.shape[-1]
-    strides: set[int] = {
-        64 * math.ceil(width * itemsize / 64) // itemsize for itemsize in (1, 2, 4)
-    } - {width}
-    for stride in sorted(strides):
-        for n_leading in (1, 2):  # one buffer per sample, or one per channel
-            rows = reference.reshape(*reference.shape[:n_leading], -1, width)
-            n_rows = rows.shape[-2]
-            if n_rows < 3:
-                continue
-            place = np.arange(n_rows * width)
-            row, column = place // stride, place % stride
-            real = (column < width) & (row > 0)
-            source = row * width + np.minimum(column, width - 1)
-            flat_reference = reference.reshape(*reference.shape[:n_leading], -1)
-            flat_observed = observed.reshape(*observed.shape[:n_leading], -1)
-            read = flat_reference[..., source[real]]
-            got = flat_observed[..., real]
-            dense = flat_reference[..., real]
-            if _correlation(read, got) > 0.9 and _correlation(dense, got) < 0.8:
-                return stride
-    return None
-
-
 def _correlation(first: Array, second: Array) -> float:
     good = np.isfinite(first) & np.isfinite(second)
     first, second = first[good], second[good]
@@ -117,14 +75,15 @@ class BlockShifts:
     spatial : tuple of int
     counts : tuple of int
         Blocks along each axis.
-    centres, shifts : ndarray of float64, shape (n_blocks, n_axes)
-        Of the blocks that could be registered.
+    centres, shifts, errors : ndarray of float64, shape (n_blocks, n_axes)
+        Of the blocks that could be registered, with the standard errors.
     """
 
     spatial: tuple[int, ...]
     counts: tuple[int, ...]
     centres: Array
     shifts: Array
+    errors: Array
 
 
 def find_block_shifts(
@@ -152,11 +111,11 @@ def find_block_shifts(
     edges = [
         np.linspace(0, n, k + 1).round().astype(int) for n, k in zip(spatial, counts, strict=True)
     ]
-    centres, shifts = [], []
+    centres, shifts, errors = [], [], []
     for index in product(*(range(k) for k in counts)):
         cut = tuple(slice(e[i], e[i + 1]) for e, i in zip(edges, index, strict=True))
         where = (slice(None), slice(None), *cut)
-        shift = _block_shift(
+        found = _block_shift(
             reference[where],
             observed[where],
             limits=limits,
@@ -164,10 +123,11 @@ def find_block_shifts(
             valid_reference=None if valid_reference is None else valid_reference[where],
             valid_observed=None if valid_observed is None else valid_observed[where],
         )
-        if shift is not None:
-            shifts.append(shift)
+        if found is not None:
+            shifts.append(found[0])
+            errors.append(found[1])
             centres.append([(c.start + c.stop - 1) / 2 for c in cut])
-    return BlockShifts(spatial, counts, np.array(centres), np.array(shifts))
+    return BlockShifts(spatial, counts, np.array(centres), np.array(shifts), np.array(errors))
 
 
 def find_growth(blocks: BlockShifts, *, least: Sequence[float]) -> Growth | None:
@@ -192,7 +152,9 @@ def find_growth(blocks: BlockShifts, *, least: Sequence[float]) -> Growth | None
     growth, fixed, clearest = [], [], 0.0
     middle = tuple(float(s) for s in np.median(moved, axis=0))
     for axis, size in enumerate(spatial):
-        slope, intercept, sigmas, explained = _line(blocks.centres[:, axis], moved[:, axis])
+        slope, intercept, sigmas, explained = _line(
+            blocks.centres[:, axis], moved[:, axis], blocks.errors[:, axis]
+        )
         pixels = slope * (size - 1)
         enough = 5 if abs(pixels) >= _CLEAR else 10
         is_clear = abs(pixels) >= least[axis] and sigmas >= enough and explained > 0.5
@@ -221,7 +183,8 @@ def _block_shift(
     floor: Array,
     valid_reference: Mask | None,
     valid_observed: Mask | None,
-) -> tuple[float, ...] | None:
+) -> tuple[tuple[float, ...], tuple[float, ...]] | None:
+    """Give the shift of a block and its standard errors; None where it has none."""
     spatial = reference.shape[2:]
     local = tuple(
         max(1, min(limit, size // 3)) if size > 1 else 0
@@ -261,11 +224,18 @@ def _block_shift(
         band=_BAND,
         valid=valid,
     )
-    return None if refined is None else tuple(float(s) for s in refined.shift)
+    if refined is None:
+        return None
+    error = np.sqrt(np.diag(refined.covariance))
+    return tuple(float(s) for s in refined.shift), tuple(float(e) for e in error)
 
 
-def _line(position: Array, shift: Array) -> tuple[float, float, float, float]:
-    """Fit a line without its worst residuals; give slope, intercept, sigmas and share explained."""
+def _line(position: Array, shift: Array, error_of: Array) -> tuple[float, float, float, float]:
+    """Fit a line without its worst residuals; give slope, intercept, sigmas and share explained.
+
+    The error of the slope is that of the shifts' own errors, or of their scatter about the line
+    where that is more.
+    """
     keep = np.ones(len(position), dtype=bool)
     slope = intercept = 0.0
     for _ in range(3):
@@ -283,6 +253,8 @@ def _line(position: Array, shift: Array) -> tuple[float, float, float, float]:
     if spread <= 0 or total <= 0:
         return 0.0, 0.0, 0.0, 0.0
     error = math.sqrt(left / max(int(keep.sum()) - 2, 1) / spread)
+    own = np.where(np.isfinite(error_of[keep]), error_of[keep], 0.0)
+    error = max(error, float(np.sqrt(np.square(centred * own).sum())) / spread)
     sigmas = abs(slope) / error if error > 0 else math.inf
     return float(slope), float(intercept), sigmas, 1 - left / total
 

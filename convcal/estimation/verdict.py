@@ -4,19 +4,18 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from dataclasses import dataclass
 
 import numpy as np
 
+from convcal.estimation import recognition
 from convcal.estimation.candidates import Candidate
 from convcal.estimation.facts import Facts
+from convcal.estimation.judgement import Judgement, conclude, helps, refuse, tried, unit
 from convcal.estimation.registration import Registration
-from convcal.estimation.selection import Trial
 from convcal.estimation.structure import Growth
 from convcal.estimation.validity import Validity
 
-__all__ = ["Judgement", "judge"]
+__all__ = ["judge"]
 
 # Below this share of common variance the two have nothing to do with each other.
 _RELATED = 0.1
@@ -27,42 +26,16 @@ _LEAST_VALUES = 32
 _LEAST_UNITS = 16
 # A larger share of clipped values is named beside what else is wrong.
 _CLIPPED = 0.001
+# Below this share of common variance what was added is no noise on a signal but garbage.
+_INTACT = 0.8
+# Above this, with a clear fraction of a pixel, it is displaced.
+_MOVED = 0.4
 # Pixels over the field by which a shift must grow to be a change of scale: these where the shift
 # leaves more than rounding, half of the shift where it does not (the mean of a displacement that
 # grows from nothing is half of its end) or where no shift is fitted; never less than the smallest
 # shift that is told from none.
 _GROWTH = 0.05
 _LEAST_GROWTH = 0.01
-
-
-@dataclass(frozen=True, eq=False)
-class Judgement:
-    """A verdict with its reason, and the correction that goes with it.
-
-    Attributes
-    ----------
-    verdict, family, reason : str
-    candidate : Candidate
-        Identity where nothing is to be corrected.
-    level_before, level_after : float
-        Held-out residual before and after the chosen candidate, in units of what a faithful fp16
-        network leaves (all channels together, or half of the worst one's); up to 1 is rounding.
-    findings : dict
-        What the tests for structure found, JSON-ready.
-    """
-
-    verdict: str
-    family: str
-    reason: str
-    candidate: Candidate
-    level_before: float
-    level_after: float
-    findings: dict[str, object]
-
-    @property
-    def is_corrected(self) -> bool:
-        """Tell whether the candidate changes anything."""
-        return self.candidate.model != "identity"
 
 
 def judge(facts: Facts) -> Judgement:
@@ -78,25 +51,13 @@ def judge(facts: Facts) -> Judgement:
     return _unstructured(facts)
 
 
-def _refuse(facts: Facts, verdict: str, family: str, reason: str) -> Judgement:
-    return _judgement(facts, verdict, family, reason, facts.identity)
-
-
-def _judgement(
-    facts: Facts, verdict: str, family: str, reason: str, candidate: Candidate
-) -> Judgement:
-    return Judgement(
-        verdict, family, reason, candidate, facts.level_before, facts.level_after, facts.findings
-    )
-
-
 # The rules, in their order
 
 
 def _nothing_finite(facts: Facts) -> Judgement | None:
     for role, array in (("reference", facts.reference), ("observed", facts.observed)):
         if not np.isfinite(array).any():
-            return _refuse(
+            return refuse(
                 facts,
                 "not-identifiable" if role == "reference" else "not-correctable",
                 "non-finite",
@@ -108,7 +69,7 @@ def _nothing_finite(facts: Facts) -> Judgement | None:
 def _constant_reference(facts: Facts) -> Judgement | None:
     if facts.has_signal.any():
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-identifiable",
         "constant",
@@ -125,7 +86,7 @@ def _constant_held_out(facts: Facts) -> Judgement | None:
         level = facts.in_tolerances(facts.reference - facts.observed)
     if level <= 1:
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-identifiable",
         "too-few-data",
@@ -140,8 +101,8 @@ def _identical(facts: Facts) -> Judgement | None:
         return None
     if np.array_equal(facts.reference, facts.observed, equal_nan=True):
         reason = "the two outputs are equal, value by value"
-        return _refuse(facts, "identical", "identical", reason)
-    return _refuse(
+        return refuse(facts, "identical", "identical", reason)
+    return refuse(
         facts,
         "identical",
         "rounding",
@@ -155,7 +116,7 @@ def _constant_observed(facts: Facts) -> Judgement | None:
     facts.findings["dead_channels"] = np.flatnonzero(facts.is_flat & facts.has_signal).tolist()
     if not facts.is_flat.all():
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "constant",
@@ -173,10 +134,10 @@ def _solved(facts: Facts) -> Judgement | None:
         return _periodic(facts, facts.registration)
     if any(s != round(s) for s in shift) and facts.candidate.resampling is None:
         growth = facts.growth(tuple(max(_LEAST_GROWTH, abs(s) / 2) for s in shift))
-        if growth is not None:
+        if growth is not None and not _is_repetition(growth, facts.registration):
             return _scale(facts, growth)
-    reason = _helps(facts.choice.chosen, facts.level_after)
-    return _judgement(facts, "correctable", _family(facts.candidate), reason, facts.candidate)
+    reason = helps(facts.choice.chosen, facts.level_after)
+    return conclude(facts, "correctable", _family(facts.candidate), reason, facts.candidate)
 
 
 def _clipped_only(facts: Facts) -> Judgement | None:
@@ -185,26 +146,9 @@ def _clipped_only(facts: Facts) -> Judgement | None:
     reason = f"{_clipped_text(facts)}; the rest "
     if not facts.is_corrected:
         reason += "differs by rounding only"
-        return _refuse(facts, "not-correctable", "saturation", reason)
+        return refuse(facts, "not-correctable", "saturation", reason)
     reason += "is corrected to rounding, those values are lost"
-    return _judgement(facts, "partly-correctable", "saturation", reason, facts.candidate)
-
-
-def _sheared(facts: Facts) -> Judgement | None:
-    if facts.registration is None or facts.candidate.rows is not None:
-        return None
-    stride = facts.row_stride
-    if stride is None:
-        return None
-    facts.findings["row_stride"] = stride
-    return _refuse(
-        facts,
-        "not-correctable",
-        "row-stride",
-        f"rows of {facts.reference.shape[-1]} values were read from a buffer whose rows are "
-        f"{stride} values apart, each row sheared further than the last; read the output "
-        "through its strides",
-    )
+    return conclude(facts, "partly-correctable", "saturation", reason, facts.candidate)
 
 
 def _growing(facts: Facts) -> Judgement | None:
@@ -214,7 +158,9 @@ def _growing(facts: Facts) -> Judgement | None:
     if facts.candidate.model != "affine":
         least = tuple(min(_GROWTH, max(_LEAST_GROWTH, abs(s) / 2)) for s in facts.candidate.shift)
     growth = facts.growth(least)
-    return None if growth is None else _scale(facts, growth)
+    if growth is None or _is_repetition(growth, facts.registration):
+        return None
+    return _scale(facts, growth)
 
 
 def _repeating(facts: Facts) -> Judgement | None:
@@ -228,9 +174,17 @@ def _partly(facts: Facts) -> Judgement | None:
     if not facts.is_corrected:
         return None
     family, more = _family(facts.candidate), ""
+    if family == "shift" and facts.registration is not None:
+        fine = facts.registration
+        if not all(fine.is_whole):
+            values = ", ".join(f"{s:+.4g}" for s in fine.raw_shift)
+            family, more = (
+                "sub-pixel-shift",
+                f"; registration says ({values}), whose fraction corrects no more than that",
+            )
     # Flat areas that are stretched repeat their values too.
-    if facts.share_clipped > _CLIPPED and facts.candidate.resampling is None:
-        family, more = "saturation", f"; {facts.share_clipped:.2%} of the values are clipped"
+    if facts.share_lost > _CLIPPED and facts.candidate.resampling is None:
+        family, more = "saturation", f"; {facts.share_lost:.2%} of the values are clipped"
     if _at_edge(facts):
         more += (
             "; the shift lies at the edge of the search: search further (max_shift, --max-shift)"
@@ -242,14 +196,14 @@ def _partly(facts: Facts) -> Judgement | None:
         more += (
             f"; over all data, fitted ones too, it leaves {facts.level_everywhere:.3g} times that"
         )
-    reason = _helps(facts.choice.chosen, facts.level_after) + more
-    return _judgement(facts, "partly-correctable", family, reason, facts.candidate)
+    reason = helps(facts.choice.chosen, facts.level_after) + more
+    return conclude(facts, "partly-correctable", family, reason, facts.candidate)
 
 
 def _clipped(facts: Facts) -> Judgement | None:
-    if facts.share_clipped <= _CLIPPED:
+    if facts.share_lost <= _CLIPPED:
         return None
-    return _refuse(facts, "not-correctable", "saturation", _clipped_text(facts))
+    return refuse(facts, "not-correctable", "saturation", _clipped_text(facts))
 
 
 def _zeroed(facts: Facts) -> Judgement | None:
@@ -264,7 +218,7 @@ def _zeroed(facts: Facts) -> Judgement | None:
     rest = np.where(is_zeroed, np.nan, facts.reference - facts.observed)
     if facts.in_tolerances(rest) > 1:
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "saturation",
@@ -274,10 +228,31 @@ def _zeroed(facts: Facts) -> Judgement | None:
     )
 
 
+def _blurred(facts: Facts) -> Judgement | None:
+    """Name a shift that moving back does not mend."""
+    found = facts.registration
+    if found is None or found.ambiguous or facts.related < _MOVED:
+        return None
+    clear = [
+        abs(s - round(s)) > max(_LEAST_GROWTH, 10 * error)
+        for s, error in zip(found.raw_shift, found.standard_error, strict=True)
+    ]
+    if not any(clear):
+        return None
+    values = ", ".join(f"{s:+.4g}" for s in found.raw_shift)
+    return refuse(
+        facts,
+        "not-correctable",
+        "sub-pixel-shift",
+        f"the observed output is displaced, by a shift of ({values}) {unit(found.raw_shift)}, but "
+        f"moving it back does not help beyond doubt: resampling lost the detail{tried(facts)}",
+    )
+
+
 def _too_few(facts: Facts) -> Judgement | None:
     n_values, n_channels = facts.reference.size, facts.reference.shape[1]
     if n_values < _LEAST_VALUES * n_channels:
-        return _refuse(
+        return refuse(
             facts,
             "not-identifiable",
             "too-few-data",
@@ -286,7 +261,7 @@ def _too_few(facts: Facts) -> Judgement | None:
     unproven = [t for t in facts.choice.trials[1:] if t.share > 0.5 and not t.is_admissible]
     if not unproven or unproven[0].n_units >= _LEAST_UNITS:
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-identifiable",
         "too-few-data",
@@ -303,7 +278,7 @@ def _sporadic(facts: Facts) -> Judgement | None:
     with np.errstate(invalid="ignore"):  # inf - inf
         residual = np.abs(facts.reference - facts.observed)
     worst = int(np.argmax([part[np.isfinite(part)].max(initial=0) for part in residual]))
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "sporadic",
@@ -319,7 +294,7 @@ def _unrelated(facts: Facts) -> Judgement | None:
     facts.findings["neighbour_correlation"] = facts.neighbour_correlation
     if facts.related >= _RELATED:
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "unstructured",
@@ -329,24 +304,24 @@ def _unrelated(facts: Facts) -> Judgement | None:
 
 
 def _noise(facts: Facts) -> Judgement | None:
-    if abs(facts.neighbour_correlation) >= _WHITE:
+    if abs(facts.neighbour_correlation) >= _WHITE or facts.related < _INTACT:
         return None
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "noise",
         f"the residual is noise, {facts.level_before:.3g} times what a faithful fp16 network may "
-        f"leave, and neighbours in it are unrelated{_tried(facts)}",
+        f"leave, and neighbours in it are unrelated{tried(facts)}",
     )
 
 
 def _unstructured(facts: Facts) -> Judgement:
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "unstructured",
         f"the residual is {facts.level_before:.3g} times what a faithful fp16 network may leave, "
-        f"and no shift, gain or bias helps beyond doubt{_tried(facts)}",
+        f"and no shift, gain or bias helps beyond doubt{tried(facts)}",
     )
 
 
@@ -354,16 +329,26 @@ _RULES = (
     _nothing_finite,
     _constant_reference,
     _constant_held_out,
+    recognition.wrong_places,
+    recognition.threshold,
     _identical,
     _constant_observed,
+    recognition.dead_channels,
+    recognition.channel_order,
+    recognition.stride_collapse,
+    recognition.flat_offset,
     _solved,
     _clipped_only,
-    _sheared,
+    recognition.row_stride,
     _growing,
+    recognition.prefix,
     _repeating,
+    recognition.warp,
+    recognition.tabulated,
     _partly,
     _clipped,
     _zeroed,
+    _blurred,
     _too_few,
     _sporadic,
     _unrelated,
@@ -381,36 +366,6 @@ def _family(candidate: Candidate) -> str:
     if candidate.model.startswith("subpixel"):
         return "sub-pixel-shift"
     return "shift" if candidate.model.startswith("shift") else "affine"
-
-
-def _helps(chosen: Trial, after: float) -> str:
-    candidate = chosen.candidate
-    parts = []
-    if any(candidate.shift):
-        values = ", ".join(f"{s:+.4g}" for s in candidate.shift)
-        parts.append(f"a shift of ({values}) {_unit(candidate.shift)}")
-    if candidate.resampling is not None:
-        values = ", ".join("1" if r is None else f"{r[0]:.6g}" for r in candidate.resampling)
-        parts.append(f"a scale of ({values})")
-    if candidate.rows is not None:
-        parts.append(f"reading rows {candidate.rows[1]} values apart")
-    n_channels = int(((candidate.gain != 1) | (candidate.bias != 0)).sum())
-    if n_channels:
-        parts.append(f"gain and bias in {n_channels} of {len(candidate.gain)} channels")
-    sigmas = f"{chosen.sigmas:.0f}" if chosen.sigmas < 1000 else "over 1000"
-    left = (
-        "leaves no more than fp16 rounding"
-        if after <= 1
-        else f"leaves {after:.3g} times what a faithful fp16 network may"
-    )
-    return (
-        f"{' with '.join(parts)} takes away {chosen.share:.2%} of the squared error on held-out "
-        f"data ({sigmas} standard errors), inside the margins, and {left}"
-    )
-
-
-def _unit(per_axis: Sequence[float]) -> str:
-    return "px" if len(per_axis) > 1 else "samples"
 
 
 def _at_edge(facts: Facts) -> bool:
@@ -431,7 +386,7 @@ def _searched(facts: Facts) -> str:
         return "in no channel"
     limits = " x ".join(str(limit) for limit in facts.limits)
     return (
-        f"at no shift up to {limits} {_unit(facts.limits)} either way (search further with "
+        f"at no shift up to {limits} {unit(facts.limits)} either way (search further with "
         "max_shift, --max-shift)"
     )
 
@@ -441,14 +396,25 @@ def _note(facts: Facts, growth: Growth) -> None:
     facts.findings["fixed_point"] = [None if math.isnan(p) else p for p in growth.fixed_point]
 
 
+def _is_repetition(growth: Growth, found: Registration | None) -> bool:
+    """Tell whether blocks may have taken one repetition of the content for another."""
+    if found is None or not found.ambiguous:
+        return False
+    nearest = min(
+        max(abs(o - s) for o, s in zip(other, found.whole_shift, strict=True))
+        for other in found.ambiguous
+    )
+    return max(abs(g) for g in growth.growth) > nearest / 2
+
+
 def _scale(facts: Facts, growth: Growth) -> Judgement:
     axis = int(np.argmax(np.abs(growth.growth)))
     _note(facts, growth)
-    return _refuse(
+    return refuse(
         facts,
         "not-correctable",
         "scale",
-        f"the shift grows by {growth.growth[axis]:+.3g} {_unit(growth.growth)} along spatial axis "
+        f"the shift grows by {growth.growth[axis]:+.3g} {unit(growth.growth)} along spatial axis "
         f"{axis} "
         f"({growth.sigmas:.0f} standard errors over {growth.n_blocks} blocks), zero at "
         f"position {growth.fixed_point[axis]:.4g}: a change of scale, not a shift",
@@ -457,7 +423,7 @@ def _scale(facts: Facts, growth: Growth) -> Judgement:
 
 def _periodic(facts: Facts, found: Registration) -> Judgement:
     others = ", ".join(str(s) for s in found.ambiguous[:3])
-    return _refuse(
+    return refuse(
         facts,
         "not-identifiable",
         "periodic",
@@ -477,8 +443,3 @@ def _clipped_text(facts: Facts) -> str:
 def _limits_text(validity: Validity) -> str:
     ends = sorted({end for channel in validity.saturation_limits for end in channel})
     return ", ".join(f"{end:.6g}" for end in ends[:4]) or "not finite"
-
-
-def _tried(facts: Facts) -> str:
-    best = max(facts.choice.trials[1:], key=lambda trial: trial.share, default=None)
-    return "" if best is None else f"; the best of what can be fitted takes away {best.share:.0%}"
