@@ -10,7 +10,7 @@ from typing import Any, cast
 import numpy as np
 
 from convcal.calibration import OutputCalibration, Verdict
-from convcal.correction import AxisFilter, Correction
+from convcal.correction import AxisFilter, Correction, SincFilter
 from convcal.errors import InputError
 from convcal.estimation import Estimate, OutputStatistics, estimate, estimate_statistics
 from convcal.layout import Layout
@@ -185,6 +185,7 @@ def _is_labels(dtype: str) -> bool:
 def _of_estimate(
     result: Estimate, spatial: tuple[int, ...], *, layout: Layout, dtype: str
 ) -> OutputCalibration:
+    steps = result.resampling or (None,) * len(spatial)
     return OutputCalibration(
         verdict=cast("Verdict", result.verdict),
         reason=result.reason,
@@ -193,7 +194,13 @@ def _of_estimate(
             spatial_shape=tuple(spatial),
             dtype=dtype,
             shift=result.shift,
-            filters=tuple(AxisFilter(offset, tuple(taps)) for offset, taps in result.filters),
+            filters=tuple(
+                AxisFilter(offset, tuple(taps)) if step is None else SincFilter(step[3], step[4])
+                for (offset, taps), step in zip(result.filters, steps, strict=True)
+            ),
+            scale=tuple(1.0 if step is None else step[0] for step in steps),
+            origin=tuple(0.0 if step is None else step[1] for step in steps),
+            row_stride=None if result.rows is None else result.rows[1],
             gain=result.gain,
             bias=result.bias,
             batch_axis=layout.batch_axis,

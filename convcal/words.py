@@ -11,8 +11,13 @@ MODELS = (
     "shift-affine",
     "subpixel-shift",
     "subpixel-shift-affine",
+    "scale",
+    "scale-affine",
+    "row-stride",
+    "row-stride-affine",
 )
-"""Kinds of correction, the simplest first. A ``shift`` is of whole pixels."""
+"""Kinds of correction, the simplest first. A ``shift`` is of whole pixels; a ``scale`` moves each
+position by another amount, a ``row-stride`` puts rows right that were read without padding."""
 PRECISIONS = ("float32", "output")
 ROLES = ("reference", "observed")
 RUNTIMES = ("auto", "coreml", "reference")

@@ -96,7 +96,7 @@ def make_pair(
         harmonics and bursts of noise; with several axes, their spectrogram), ``features`` (a
         feature map after ReLU: sparse, not negative): these have unit variance, but for blobs,
         with unit peaks. ``text`` (strokes, 0 on 1), ``relief`` (faint, on waves as long as the
-        scene, about 10), ``mask`` (from 0 to 1, mostly at the ends), ``logits`` (from -20 to 10,
+        scene, about 10), ``mask`` (from 0 to 1, mostly at the ends), ``logits`` (some -25 to 15,
         smooth regions with sharp boundaries), ``constant`` (1).
     scene : array_like of shape (N, C, *spatial), optional
         Real content instead, as pictures: both outputs are windows of it, at a place that depends

@@ -10,16 +10,26 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
+from convcal.arithmetic import Resampling
 from convcal.errors import InputError
 from convcal.estimation.arrays import check_arrays, check_limits
+from convcal.estimation.candidates import (
+    MODELS,
+    Candidate,
+    Data,
+    inside,
+    propose,
+    scaled,
+    separated,
+)
 from convcal.estimation.evidence import gather_evidence
 from convcal.estimation.facts import Facts
 from convcal.estimation.interpolation import Filter
 from convcal.estimation.metrics import Metrics, default_range, measure, measure_channels
 from convcal.estimation.registration import Registration, register
 from convcal.estimation.rounding import RoundingLevel, rounding_level
-from convcal.estimation.selection import MODELS, choose, inside, propose
-from convcal.estimation.splitting import Split, split_samples, unit_labels
+from convcal.estimation.selection import Choice, choose, corrected_without
+from convcal.estimation.splitting import content_order, split_samples, unit_labels
 from convcal.estimation.standard import clipped, standardised
 from convcal.estimation.validity import Validity, find_valid, without_outliers
 from convcal.estimation.verdict import judge
@@ -27,7 +37,8 @@ from convcal.estimation.verdict import judge
 __all__ = ["Estimate", "estimate"]
 
 Array = NDArray[np.float64]
-Mask = NDArray[np.bool_]
+
+_LEAST_GROWTH = 0.05  # pixels over the field by which a shift must grow to be a change of scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,11 +61,15 @@ class Estimate:
         ``unstructured``, ``constant``, ``non-finite``, ``periodic``,
         ``sporadic`` or ``too-few-data``.
     model : str
-        The chosen one of `convcal.estimation.selection.MODELS`.
+        The chosen one of `convcal.estimation.words.MODELS`.
     shift : tuple of float
         Pixels per spatial axis.
     filters : tuple of (int, tuple of float)
         Offset and taps per spatial axis.
+    resampling : tuple of (Resampling or None), or None
+        Per spatial axis, scale, origin, shift, number of taps and beta where it is scaled.
+    rows : (int, int) or None
+        Length and stride of rows that were read as if they followed each other.
     gain, bias : tuple of float
         One per channel.
     margins : tuple of (int, int)
@@ -76,6 +91,8 @@ class Estimate:
     model: str
     shift: tuple[float, ...]
     filters: tuple[Filter, ...]
+    resampling: tuple[Resampling | None, ...] | None
+    rows: tuple[int, int] | None
     gain: tuple[float, ...]
     bias: tuple[float, ...]
     margins: tuple[tuple[int, int], ...]
@@ -113,8 +130,9 @@ def estimate(
         ``subpixel-shift``, ``subpixel-shift-affine`` to consider; it is still emitted only if it
         is better than identity beyond doubt.
     holdout : float
-        Share of the samples that are not fitted and decide, above 0 and at most 0.5. With fewer
-        than 4 samples the share is of blocks of positions instead.
+        Share of the samples that is held out at a time, above 0 and at most 0.5: one over the
+        number of folds of the cross-validation. With fewer than 4 samples the folds are of blocks
+        of positions instead.
     robust : bool
         Fit gain and bias by a method that gross outliers cannot move.
     data_range : float or None
@@ -149,76 +167,66 @@ def estimate(
         raise InputError(f"holdout is {holdout}; accepted is a share above 0 and at most 0.5")
     peak = _check_range(data_range, ref_given)
     dtypes = (ref_given.dtype, obs_given.dtype)
+    order = content_order(ref_given, obs_given)
+    ref_given, obs_given = ref_given[order], obs_given[order]
     ref, obs = ref_given.astype(np.float64), obs_given.astype(np.float64)
 
     level = rounding_level(ref, dtypes=dtypes)
     validity = find_valid(ref, obs)
-    split = split_samples(ref, obs, holdout=holdout)
+    split = split_samples(ref.shape, holdout=holdout)
     registration = None
     if spatial:
-        registration = _register_part(
-            ref, obs, split=split, validity=validity, limits=limits, level=level, robust=robust
+        registration = _register(
+            ref, obs, validity=validity, limits=limits, level=level, robust=robust
         )
-    if robust:
-        whole = registration.whole_shift if registration else ()
-        validity = without_outliers(validity, ref, obs, shift=whole, level=level)
-        if registration:
-            registration = _register_part(
-                ref, obs, split=split, validity=validity, limits=limits, level=level, robust=False
+        if robust:
+            whole = registration.whole_shift
+            validity = without_outliers(validity, ref, obs, shift=whole, level=level)
+        elif registration.outliers is not None:
+            validity = validity.leaving_out(registration.outliers)
+        if robust or registration.outliers is not None:
+            registration = _register(
+                ref, obs, validity=validity, limits=limits, level=level, robust=False
             )
-    train_valid = _part(validity.observed, split.train)
-    if split.train_mask is not None:
-        train_ref = np.where(split.train_mask, ref[split.train], np.nan)
-    else:
-        train_ref = ref[split.train]
-    candidates, fit = propose(
-        train_ref,
-        obs[split.train],
-        registration=registration,
-        level=level,
-        valid=train_valid,
-        robust=robust,
-        model=model,
-    )
-    held_ref, held_obs = ref[split.held], obs[split.held]
-    choice = choose(
-        candidates,
-        held_ref,
-        held_obs,
-        level=level,
-        valid=_part(validity.observed, split.held),
-        held=split.held_mask,
-        labels=unit_labels(spatial, n_samples=len(split.held)),
-    )
-    judgement = judge(
-        Facts(
+    elif robust:
+        validity = without_outliers(validity, ref, obs, shift=(), level=level)
+    data = Data(ref, obs, validity.observed, level, robust)
+    candidates, fit = propose(data, registration=registration, model=model)
+    labels = unit_labels(spatial, n_samples=len(ref))
+    choice = choose(candidates, data, split, labels=labels)
+
+    def facts_of(choice: Choice) -> Facts:
+        return Facts(
             reference=ref,
             observed=obs,
+            corrected=corrected_without(choice.chosen.candidate, data, split, given=obs),
             split=split,
+            order=order,
             choice=choice,
             registration=registration,
             validity=validity,
             level=level,
             limits=limits,
         )
-    )
+
+    facts = facts_of(choice)
+    structured = _structured(facts, data, model=model)
+    if structured:
+        choice = choose([*candidates, *structured], data, split, labels=labels)
+        facts = facts_of(choice)
+    judgement = judge(facts)
     chosen = judgement.candidate
-    mask = None if split.held_mask is None else np.broadcast_to(split.held_mask, held_ref.shape)
     # What the post-processor gives: in the output's own dtype, its roundings included.
-    given = obs_given[split.held]
-    if given.dtype.kind == "b":
-        given = given.astype(np.uint8)
-    corrected = chosen.apply(given) if judgement.is_corrected else given
-    window = inside(chosen.margins, spatial)
-    part = None if mask is None else mask[window]
-    cut_ref, cut = held_ref[window], (given[window], corrected[window])
-    before, after = (measure(cut_ref, x, data_range=peak, mask=part) for x in cut)
-    before_full, after_full = (
-        measure(held_ref, x, data_range=peak, mask=mask) for x in (given, corrected)
-    )
-    before_channels, after_channels = (
-        measure_channels(cut_ref, x, data_range=peak, mask=part) for x in cut
-    )
+    given = obs_given.astype(np.uint8) if obs_given.dtype.kind == "b" else obs_given
+    corrected = given
+    if judgement.is_corrected:
+        corrected = corrected_without(chosen, data, split, given=given)
+    margins = chosen.margins(spatial)
+    window = inside(margins, spatial)
+    cut_ref, cut = ref[window], (given[window], corrected[window])
+    before, after = (measure(cut_ref, x, data_range=peak) for x in cut)
+    before_full, after_full = (measure(ref, x, data_range=peak) for x in (given, corrected))
+    before_channels, after_channels = (measure_channels(cut_ref, x, data_range=peak) for x in cut)
     return Estimate(
         verdict=judgement.verdict,
         reason=judgement.reason,
@@ -226,9 +234,11 @@ def estimate(
         model=chosen.model,
         shift=chosen.shift,
         filters=chosen.filters,
+        resampling=chosen.resampling,
+        rows=chosen.rows,
         gain=tuple(float(g) for g in chosen.gain),
         bias=tuple(float(b) for b in chosen.bias),
-        margins=chosen.margins,
+        margins=margins,
         evidence=gather_evidence(
             split=split,
             choice=choice,
@@ -248,6 +258,21 @@ def estimate(
     )
 
 
+def _structured(facts: Facts, data: Data, *, model: str) -> list[Candidate]:
+    """Give the corrections of a scale or a row stride, where what is left calls for them."""
+    if facts.registration is None or facts.level_after <= 1 or not facts.has_signal.any():
+        return []
+    found: list[Candidate] = []
+    if facts.row_stride is not None:
+        if data.reference[0, ..., 0, 0].size == 1 and data.reference.ndim > 3:
+            found = separated(facts.row_stride, data)
+    else:
+        growth = facts.growth((_LEAST_GROWTH,) * len(facts.limits))
+        if growth is not None:
+            found = scaled(growth.growth, growth.fixed_point, growth.shift, data)
+    return [c for c in found if model in {"auto", c.model}]
+
+
 def _check_range(data_range: float | None, reference: NDArray[np.generic]) -> float:
     if data_range is not None:
         if not (np.isfinite(data_range) and data_range > 0):
@@ -256,27 +281,19 @@ def _check_range(data_range: float | None, reference: NDArray[np.generic]) -> fl
     return default_range(reference)
 
 
-def _part(valid: Mask | None, samples: NDArray[np.int64]) -> Mask | None:
-    """Give the part of a validity mask that belongs to some samples."""
-    return None if valid is None else valid[samples]
-
-
-def _register_part(
+def _register(
     ref: Array,
     obs: Array,
     *,
-    split: Split,
     validity: Validity,
     limits: tuple[int, ...],
     level: RoundingLevel,
     robust: bool,
 ) -> Registration:
-    """Register the training part, in units of each channel's spread."""
+    """Register both outputs, in units of each channel's spread."""
     parts, spreads = [], []
-    for array, valid in ((ref, validity.reference), (obs, validity.observed)):
-        part = array[split.train]
-        mask = _part(valid, split.train)
-        standard, spread = standardised(clipped(part, mask) if robust else part, mask)
+    for array, mask in ((ref, validity.reference), (obs, validity.observed)):
+        standard, spread = standardised(clipped(array, mask) if robust else array, mask)
         parts.append(standard)
         spreads.append(spread)
     return register(
@@ -284,7 +301,6 @@ def _register_part(
         parts[1],
         limits=limits,
         floor=np.square(level.single / spreads[0]),
-        valid_reference=_part(validity.reference, split.train),
-        valid_observed=_part(validity.observed, split.train),
-        fitted=split.train_mask,
+        valid_reference=validity.reference,
+        valid_observed=validity.observed,
     )

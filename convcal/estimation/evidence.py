@@ -41,6 +41,7 @@ def gather_evidence(
     evidence: dict[str, Any] = {
         "holdout": {
             "kind": split.kind,
+            "n_folds": len(split.folds),
             "n_fitted": len(split.train),
             "n_held_out": len(split.held),
         },
@@ -56,6 +57,7 @@ def gather_evidence(
         "candidates": [
             {
                 "model": trial.candidate.model,
+                "has_fitted_taps": trial.candidate.has_fitted_taps,
                 "shift": list(trial.candidate.shift),
                 "rmse": trial.rmse,
                 "share_explained": trial.share,

@@ -9,12 +9,20 @@ from functools import cached_property
 import numpy as np
 from numpy.typing import NDArray
 
+from convcal.estimation.candidates import Candidate, inside
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import RoundingLevel
-from convcal.estimation.selection import Candidate, Choice, inside
+from convcal.estimation.selection import Choice
 from convcal.estimation.splitting import Split
 from convcal.estimation.standard import standardised
-from convcal.estimation.structure import Growth, find_growth, neighbour_correlation
+from convcal.estimation.structure import (
+    BlockShifts,
+    Growth,
+    find_block_shifts,
+    find_growth,
+    find_row_stride,
+    neighbour_correlation,
+)
 from convcal.estimation.validity import Validity
 
 __all__ = ["Facts"]
@@ -30,6 +38,10 @@ class Facts:
     Attributes
     ----------
     reference, observed : ndarray of float64, shape (N, C, *spatial)
+    corrected : ndarray of float64, shape (N, C, *spatial)
+        The observed output, every value corrected by what was fitted without it.
+    order : ndarray of int64, shape (N,)
+        Which of the samples that were given each one is.
     split, choice, registration, validity, level, limits
         Of the estimate.
     findings : dict
@@ -38,7 +50,9 @@ class Facts:
 
     reference: Array
     observed: Array
+    corrected: Array
     split: Split
+    order: NDArray[np.int64]
     choice: Choice
     registration: Registration | None
     validity: Validity
@@ -62,11 +76,6 @@ class Facts:
         return self.candidate.model != "identity"
 
     @cached_property
-    def corrected(self) -> Array:
-        """All observed values as the chosen candidate corrects them."""
-        return self.candidate.apply(self.observed) if self.is_corrected else self.observed
-
-    @cached_property
     def level_before(self) -> float:
         """Held-out residual of the identity, in units of the tolerance."""
         residual = _residual(self.reference, self.observed, self.identity, self.split)
@@ -85,7 +94,7 @@ class Facts:
         What was fitted can only look better than it is: where this is beyond the tolerance and the
         held-out residual is not, the error is in some of the data only.
         """
-        window = inside(self.candidate.margins, self.reference.shape[2:])
+        window = inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
         with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
             return self.in_tolerances(self.reference[window] - self.corrected[window])
 
@@ -100,7 +109,7 @@ class Facts:
     @cached_property
     def n_lost(self) -> int:
         """Count values, over all samples, that are not finite where the reference is."""
-        window = inside(self.candidate.margins, self.reference.shape[2:])
+        window = inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
         is_lost = np.isfinite(self.reference[window]) & ~np.isfinite(self.corrected[window])
         return int(is_lost.sum())
 
@@ -168,18 +177,27 @@ class Facts:
         relative = rms / tolerance
         return float(max(np.sqrt(np.mean(relative**2)), relative.max() / 2))
 
+    @cached_property
+    def row_stride(self) -> int | None:
+        """The stride of rows that were read as if they followed each other."""
+        return find_row_stride(self.reference, self.observed)
+
     def growth(self, least: tuple[float, ...]) -> Growth | None:
         """Find out whether the shift grows with position, by `least` pixels over each axis."""
+        return find_growth(self.block_shifts, least=least)
+
+    @cached_property
+    def block_shifts(self) -> BlockShifts:
+        """The shifts of blocks by themselves."""
         ref, spread = standardised(self.reference, self.validity.reference)
         # Clipped values do not count, but zeros in their place would put edges there.
         finite = np.isfinite(self.observed)
         obs, _ = standardised(self.observed, None if finite.all() else finite)
-        return find_growth(
+        return find_block_shifts(
             ref,
             obs,
             limits=self.limits,
             floor=np.square(self.level.single / spread),
-            least=least,
             valid_reference=self.validity.reference,
             valid_observed=self.validity.observed,
         )
@@ -201,7 +219,7 @@ def _residual(reference: Array, corrected: Array, candidate: Candidate, split: S
     ref = reference[split.held]
     if split.held_mask is not None:
         ref = np.where(split.held_mask, ref, np.nan)
-    window = inside(candidate.margins, reference.shape[2:])
+    window = inside(candidate.margins(reference.shape[2:]), reference.shape[2:])
     residual: Array
     with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
         residual = ref[window] - corrected[split.held][window]

@@ -7,8 +7,9 @@ import math
 from collections.abc import Sequence
 
 import numpy as np
+from numpy.typing import NDArray
 
-__all__ = ["Filter", "axis_filter", "filter_margins", "tap_count"]
+__all__ = ["Filter", "axis_filter", "filter_margins", "fit_filters", "tap_count"]
 
 Filter = tuple[int, tuple[float, ...]]
 """Offset and taps: ``corrected[i] = sum over k of taps[k] * observed[i + offset + k]``."""
@@ -59,12 +60,95 @@ def axis_filter(shift: float, *, n_taps: int = _N_TAPS) -> Filter:
     first = math.floor(-shift) - n_taps // 2 + 1
     position = np.arange(n_taps) + first + shift
     window = np.i0(_BETA * np.sqrt(np.clip(1 - (2 * position / n_taps) ** 2, 0, None)))
-    taps = np.sinc(position) * window
-    taps /= taps.sum()
+    return first, _summing_to_one(np.sinc(position) * window)
+
+
+def fit_filters(
+    reference: NDArray[np.float64],
+    observed: NDArray[np.float64],
+    filters: Sequence[Filter],
+    *,
+    noise: float,
+) -> tuple[Filter, ...]:
+    """Fit the taps of a fractional shift to what they have to do.
+
+    Parameters
+    ----------
+    reference, observed : ndarray of float64, shape (N, C, *spatial)
+        Finite; gain and bias are out already, every channel in units of what it leaves.
+    filters : sequence of Filter
+        One per spatial axis, to start from; those of one tap stay.
+    noise : float
+        Variance per value that is not worth following; keeps the taps near their start along
+        frequencies that the data do not have.
+
+    Returns
+    -------
+    tuple of Filter
+        Of the same offsets and lengths, each with the sum 1.
+
+    Notes
+    -----
+    Least squares for one axis at a time, the others as they are, twice. A shift that was made by
+    averaging or on straight lines blurs too, which no ideal filter undoes; and where a signal goes
+    up to the Nyquist frequency, the best twelve taps for it are not those of a windowed sinc.
+    """
+    fitted = list(filters)
+    axes = [a for a, (_, taps) in enumerate(fitted) if len(taps) > 1]
+    for axis in [*axes, *axes] if len(axes) > 1 else axes:
+        field = observed
+        for other, used in enumerate(fitted):
+            if other != axis:
+                field = _inside(_apply(field, used, other + 2), used, other + 2)
+        target = reference
+        for other, used in enumerate(fitted):
+            target = _inside(target, used, other + 2)
+        offset, start = fitted[axis]
+        rows = _neighbours(field, axis + 2, offset=offset, n_taps=len(start))
+        rows = np.moveaxis(rows, axis + 2, -2).reshape(-1, len(start))
+        values = np.moveaxis(target, axis + 2, -1).ravel()
+        begin = np.asarray(start)
+        gram = rows.T @ rows + max(noise, 1e-12) * len(rows) * np.eye(len(start))
+        push = rows.T @ (values - rows @ begin)
+        # The sum stays 1: what is a constant stays what it is.
+        free, ones = np.linalg.solve(gram, push), np.linalg.solve(gram, np.ones(len(start)))
+        fitted[axis] = offset, _summing_to_one(begin + free - ones * free.sum() / ones.sum())
+    return tuple(fitted)
+
+
+def _neighbours(
+    array: NDArray[np.float64], axis: int, *, offset: int, n_taps: int
+) -> NDArray[np.float64]:
+    """Give the values under the taps at each position inside the margins, on a new last axis."""
+    size = array.shape[axis]
+    (start, end), first = filter_margins([(offset, (0.0,) * n_taps)])[0], max(0, offset)
+    length = size - start - end
+    part = np.take(array, np.arange(first, first + length + n_taps - 1), axis=axis)
+    return np.lib.stride_tricks.sliding_window_view(part, n_taps, axis=axis)
+
+
+def _apply(array: NDArray[np.float64], used: Filter, axis: int) -> NDArray[np.float64]:
+    offset, taps = used
+    size = array.shape[axis]
+    total = np.zeros(array.shape)
+    for k, tap in enumerate(taps):
+        total += tap * np.take(array, np.clip(np.arange(size) + offset + k, 0, size - 1), axis=axis)
+    return total
+
+
+def _inside(array: NDArray[np.float64], used: Filter, axis: int) -> NDArray[np.float64]:
+    ((start, end),) = filter_margins([used])
+    return np.take(array, np.arange(start, array.shape[axis] - end), axis=axis)
+
+
+def _summing_to_one(taps: NDArray[np.float64]) -> tuple[float, ...]:
+    """Give taps whose exact sum rounds to 1, the rest in the largest."""
+    taps = taps / taps.sum()
+    largest = int(np.argmax(np.abs(taps)))
     # Two more steps make the sum 1 in float64: the second for a tap above 1, of coarser steps.
-    taps[n_taps // 2] += 1 - math.fsum(taps)
-    taps[0] += 1 - math.fsum(taps)
-    return first, tuple(float(tap) for tap in taps)
+    taps[largest] += 1 - math.fsum(taps)
+    taps[0 if largest else -1] += 1 - math.fsum(taps)
+    return tuple(float(tap) for tap in taps)
 
 
 def filter_margins(filters: Sequence[Filter]) -> tuple[tuple[int, int], ...]:

@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.ndimage
 from numpy.typing import NDArray
 
 from convcal.estimation.overlap import (
@@ -72,6 +73,9 @@ class Registration:
         Share of samples and blocks that, by themselves, would move by less than a quarter pixel.
     unit_spread : tuple of float
         Median absolute deviation of their shifts, per axis.
+    outliers : ndarray of bool, shape (N, C, *spatial), or None
+        Observed values that the registered reference does not explain, by far; None where they
+        are fewer than one in a thousand.
     ambiguous : tuple of tuple of int
         Other whole-pixel shifts within noise of the best.
     unexplained : float
@@ -91,6 +95,7 @@ class Registration:
     phase_peak: tuple[int, ...]
     agreement: float
     unit_spread: tuple[float, ...]
+    outliers: Mask | None
     ambiguous: tuple[tuple[int, ...], ...]
     unexplained: float
 
@@ -194,6 +199,9 @@ def register(
             float(np.median(np.abs(deviations[:, a]))) if len(deviations) else 0.0
             for a in range(len(best))
         ),
+        outliers=find_outliers(reference, observed, shift=raw, floor=floor, masks=masks)
+        if refined is not None
+        else None,
         ambiguous=_ambiguous(scores, best, frozen),
         unexplained=float(np.median(seen)) if seen.size else 1.0,
     )
@@ -229,6 +237,58 @@ def _refine(
             return kept
         kept = found, band
     return kept
+
+
+def find_outliers(
+    reference: Array,
+    observed: Array,
+    *,
+    shift: tuple[float, ...],
+    floor: Array,
+    masks: tuple[Mask | None, Mask | None],
+) -> Mask | None:
+    """Find observed values that lie far from the registered reference.
+
+    Returns
+    -------
+    ndarray of bool or None
+        None where they are fewer than one in a thousand, or where they are what varies.
+
+    Notes
+    -----
+    The reference between two positions lies, but for little, between the extremes of their
+    neighbours: a value is gross if it is 8 robust sigmas, and half of their range, beyond those,
+    wherever the shift is.
+    """
+    valid = np.isfinite(observed)
+    for mask in masks:
+        if mask is not None:
+            valid &= np.broadcast_to(mask, observed.shape)
+    whole = np.ones(observed.shape, dtype=bool)
+    slopes = _slopes(reference, observed, shift, whole, valid)
+    predicted = slopes * _moved(reference, shift)
+    error = np.abs(observed - predicted)
+    low, high = (
+        f(predicted, size=(1, 1, *(3,) * len(shift)), mode="nearest")
+        for f in (scipy.ndimage.minimum_filter, scipy.ndimage.maximum_filter)
+    )
+    beyond = np.maximum(low - observed, observed - high) - (high - low) / 2
+    gross = np.zeros(observed.shape, dtype=bool)
+    for channel in range(observed.shape[1]):
+        kept = valid[:, channel]
+        values = error[:, channel][kept]
+        if not values.size:
+            continue
+        sigma = max(1.4826 * float(np.median(values)), 20 * math.sqrt(floor[channel]))
+        gross[:, channel] = (beyond[:, channel] > 8 * sigma) & kept
+    share = gross.sum() / max(int(valid.sum()), 1)
+    if not 1e-3 < share < 0.4:
+        return None
+    # A channel of which they are most of the variance varies by them: they are its signal.
+    kept_power = np.square(np.where(gross | ~valid, 0.0, predicted)).sum()
+    if kept_power < 0.3 * np.square(np.where(valid, predicted, 0.0)).sum():
+        return None
+    return gross
 
 
 def _contradicts(low: Refinement, high: Refinement, free: tuple[int, ...]) -> bool:

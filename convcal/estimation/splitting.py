@@ -5,79 +5,127 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Split", "split_samples", "unit_labels"]
+__all__ = ["Fold", "Split", "content_order", "split_samples", "unit_labels"]
 
-Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _LEAST_SAMPLES = 4
 
 
 @dataclass(frozen=True, eq=False)
-class Split:
-    """A division of the data.
+class Fold:
+    """A division of the data in two.
 
     Attributes
     ----------
-    kind : str
-        ``samples`` or, where there are fewer than 4, ``blocks`` of positions.
     train, held : ndarray of int64
-        Indices of samples; with ``blocks``, all of them in both.
+        Indices of the samples that are fitted and of those that judge; where blocks are divided,
+        all of them in both.
     train_mask, held_mask : ndarray of bool, shape (*spatial), or None
-        Positions, with ``blocks``.
+        Positions, where blocks are divided.
     """
 
-    kind: Literal["samples", "blocks"]
     train: NDArray[np.int64]
     held: NDArray[np.int64]
     train_mask: Mask | None = None
     held_mask: Mask | None = None
 
 
-def split_samples(reference: Array, observed: Array, *, holdout: float) -> Split:
-    """Divide the data in two.
+@dataclass(frozen=True, eq=False)
+class Split:
+    """The divisions of the data for cross-validation.
+
+    Attributes
+    ----------
+    kind : str
+        ``samples`` or, where there are fewer than 4, ``blocks`` of positions.
+    folds : tuple of Fold
+        Every sample, or block, is held out in one of them.
+    """
+
+    kind: Literal["samples", "blocks"]
+    folds: tuple[Fold, ...]
+
+    @property
+    def train(self) -> NDArray[np.int64]:
+        """Samples that the first fold fits."""
+        return self.folds[0].train
+
+    @property
+    def held(self) -> NDArray[np.int64]:
+        """Samples that the first fold holds out."""
+        return self.folds[0].held
+
+    @property
+    def train_mask(self) -> Mask | None:
+        """Positions that the first fold fits."""
+        return self.folds[0].train_mask
+
+    @property
+    def held_mask(self) -> Mask | None:
+        """Positions that the first fold holds out."""
+        return self.folds[0].held_mask
+
+
+def content_order(reference: NDArray[Any], observed: NDArray[Any]) -> NDArray[np.int64]:
+    """Order samples by a digest of what they hold, so that no result depends on how they came."""
+
+    def digest(n: int) -> bytes:
+        key = hashlib.blake2b(np.ascontiguousarray(reference[n]).tobytes(), digest_size=16)
+        content = np.ascontiguousarray(observed[n]).tobytes()
+        return hashlib.blake2b(content, key=key.digest(), digest_size=16).digest()
+
+    digests = [digest(n) for n in range(len(reference))]
+    return np.array(sorted(range(len(reference)), key=digests.__getitem__), dtype=np.int64)
+
+
+def split_samples(shape: tuple[int, ...], *, holdout: float) -> Split:
+    """Divide the data into folds.
 
     Parameters
     ----------
-    reference, observed : ndarray of float64, shape (N, C, *spatial)
+    shape : tuple of int
+        (N, C, *spatial); the samples are in the order of `content_order`, which spreads each fold
+        over the set.
     holdout : float
-        Share held out, between 0 and 1.
+        Share held out at a time, between 0 and 1: one over the number of folds, about.
 
     Returns
     -------
     Split
-        The same for the same data, in whatever order the samples come: they are ordered by a
-        digest of their content, which also spreads the choice over the set.
     """
-    n_samples = len(reference)
-    digests = [
-        hashlib.blake2b(
-            np.ascontiguousarray(observed[n]).tobytes(),
-            key=hashlib.blake2b(
-                np.ascontiguousarray(reference[n]).tobytes(), digest_size=16
-            ).digest(),
-            digest_size=16,
-        ).digest()
-        for n in range(n_samples)
-    ]
-    order = np.array(sorted(range(n_samples), key=lambda n: digests[n]), dtype=np.int64)
-    spatial = reference.shape[2:]
+    n_samples, spatial = shape[0], shape[2:]
+    order = np.arange(n_samples)
+    n_folds = max(2, round(1 / holdout))
     if n_samples >= _LEAST_SAMPLES or (not spatial and n_samples > 1):
-        n_held = min(n_samples - 1, max(1, round(n_samples * holdout)))
-        return Split("samples", train=order[n_held:], held=order[:n_held])
+        fold_of = np.arange(n_samples) % min(n_folds, n_samples)
+        return Split(
+            "samples",
+            tuple(
+                Fold(train=order[fold_of != f], held=order[fold_of == f])
+                for f in range(min(n_folds, n_samples))
+            ),
+        )
     labels = _block_indices(spatial, per_axis=16 if len(spatial) == 1 else 8)
-    every = max(2, round(1 / holdout))
     # The weights 1, 2, 3 step differently along each axis, so that no row of blocks is left out.
     phase = np.asarray(
         sum(weight * label for weight, label in enumerate(labels, start=1)), dtype=np.int64
     )
-    held = np.broadcast_to(phase % every == 1, spatial)
-    return Split("blocks", train=order, held=order, train_mask=~held, held_mask=held)
+    fold_of = np.broadcast_to((phase - 1) % n_folds, spatial)
+    folds = []
+    for f in range(n_folds):
+        held = fold_of == f
+        if held.any() and not held.all():
+            folds.append(Fold(train=order, held=order, train_mask=~held, held_mask=held))
+    if not folds:
+        everything = np.ones(spatial, dtype=bool)
+        folds = [Fold(train=order, held=order, train_mask=everything, held_mask=everything)]
+    return Split("blocks", tuple(folds))
 
 
 def unit_labels(spatial: tuple[int, ...], *, n_samples: int) -> NDArray[np.int64]:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convcal.errors import InputError
-from convcal.estimation.counts import ChannelCounts
 from convcal.estimation.arrays import check_arrays, check_limits
+from convcal.estimation.counts import ChannelCounts
 from convcal.estimation.moments import OverlapMoments, pool_moments
 from convcal.estimation.records import ArrayRecord, as_arrays, as_header
 

@@ -15,7 +15,14 @@ from convcal.estimation.overlap import score_shifts
 from convcal.estimation.refinement import refine_shift
 from convcal.estimation.registration import fill_invalid
 
-__all__ = ["Growth", "find_growth", "find_row_stride", "neighbour_correlation"]
+__all__ = [
+    "BlockShifts",
+    "Growth",
+    "find_block_shifts",
+    "find_growth",
+    "find_row_stride",
+    "neighbour_correlation",
+]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -36,6 +43,8 @@ class Growth:
         Pixels per axis by which the shift changes from the first position to the last.
     fixed_point : tuple of float
         Position per axis where the shift is 0; NaN where it does not grow.
+    shift : tuple of float
+        Shift per axis in the middle of the field.
     sigmas : float
         The clearest growth against its standard error.
     n_blocks : int
@@ -43,6 +52,7 @@ class Growth:
 
     growth: tuple[float, ...]
     fixed_point: tuple[float, ...]
+    shift: tuple[float, ...]
     sigmas: float
     n_blocks: int
 
@@ -98,17 +108,35 @@ def _correlation(first: Array, second: Array) -> float:
     return float(first @ second) / math.sqrt(power) if power > 0 else 0.0
 
 
-def find_growth(
+@dataclass(frozen=True, eq=False)
+class BlockShifts:
+    """The shifts of blocks that were registered by themselves.
+
+    Attributes
+    ----------
+    spatial : tuple of int
+    counts : tuple of int
+        Blocks along each axis.
+    centres, shifts : ndarray of float64, shape (n_blocks, n_axes)
+        Of the blocks that could be registered.
+    """
+
+    spatial: tuple[int, ...]
+    counts: tuple[int, ...]
+    centres: Array
+    shifts: Array
+
+
+def find_block_shifts(
     reference: Array,
     observed: Array,
     *,
     limits: tuple[int, ...],
     floor: Array,
-    least: Sequence[float],
     valid_reference: Mask | None = None,
     valid_observed: Mask | None = None,
-) -> Growth | None:
-    """Find whether the shift grows along its own axis, as under a change of scale.
+) -> BlockShifts:
+    """Register each block by itself, all samples and channels together.
 
     Parameters
     ----------
@@ -116,25 +144,11 @@ def find_growth(
         Finite, standardised per channel.
     limits : tuple of int
     floor : ndarray of float64, shape (C,)
-    least : sequence of float
-        Pixels over the field, per axis, below which a growth is not reported.
     valid_reference, valid_observed : ndarray of bool or None
         Shape (N, C, *spatial): values that count. Others should be plausible all the same.
-
-    Returns
-    -------
-    Growth or None
-        None where blocks are too few or too small, or their shifts show no growth: 5 standard
-        errors (10 where it is less than 0.05 pixels over the field) and more than half of the
-        variance of the blocks' shifts.
-
-    Notes
-    -----
-    Each block is registered by itself, all samples and channels together, and a plane is fitted
-    to the shifts.
     """
     spatial = reference.shape[2:]
-    counts = [_n_blocks(size, n_axes=len(spatial)) for size in spatial]
+    counts = tuple(_n_blocks(size, n_axes=len(spatial)) for size in spatial)
     edges = [
         np.linspace(0, n, k + 1).round().astype(int) for n, k in zip(spatial, counts, strict=True)
     ]
@@ -153,16 +167,36 @@ def find_growth(
         if shift is not None:
             shifts.append(shift)
             centres.append([(c.start + c.stop - 1) / 2 for c in cut])
-    if len(shifts) < max(5, 2 * len(spatial) + 2):
+    return BlockShifts(spatial, counts, np.array(centres), np.array(shifts))
+
+
+def find_growth(blocks: BlockShifts, *, least: Sequence[float]) -> Growth | None:
+    """Find whether the shift grows along its own axis, as under a change of scale.
+
+    Parameters
+    ----------
+    blocks : BlockShifts
+    least : sequence of float
+        Pixels over the field, per axis, below which a growth is not reported.
+
+    Returns
+    -------
+    Growth or None
+        None where blocks are too few or too small, or their shifts show no growth: 5 standard
+        errors (10 where it is less than 0.05 pixels over the field) and more than half of the
+        variance of the blocks' shifts.
+    """
+    spatial, moved = blocks.spatial, blocks.shifts
+    if len(moved) < max(5, 2 * len(spatial) + 2):
         return None
-    centre, moved = np.array(centres), np.array(shifts)
     growth, fixed, clearest = [], [], 0.0
+    middle = tuple(float(s) for s in np.median(moved, axis=0))
     for axis, size in enumerate(spatial):
-        slope, intercept, sigmas, explained = _line(centre[:, axis], moved[:, axis])
+        slope, intercept, sigmas, explained = _line(blocks.centres[:, axis], moved[:, axis])
         pixels = slope * (size - 1)
         enough = 5 if abs(pixels) >= _CLEAR else 10
         is_clear = abs(pixels) >= least[axis] and sigmas >= enough and explained > 0.5
-        if counts[axis] >= 3 and is_clear:
+        if blocks.counts[axis] >= 3 and is_clear:
             growth.append(pixels)
             fixed.append(-intercept / slope)
             clearest = max(clearest, sigmas)
@@ -171,7 +205,7 @@ def find_growth(
             fixed.append(math.nan)
     if not any(growth):
         return None
-    return Growth(tuple(growth), tuple(fixed), clearest, len(shifts))
+    return Growth(tuple(growth), tuple(fixed), middle, clearest, len(moved))
 
 
 def _n_blocks(size: int, *, n_axes: int) -> int:

@@ -46,6 +46,15 @@ class Validity:
     saturated: NDArray[np.int64]
     saturation_limits: tuple[tuple[float, ...], ...]
 
+    def leaving_out(self, outliers: Mask) -> Validity:
+        """Give the same without observed values that nothing explains."""
+        axes = (0, *range(2, outliers.ndim))
+        return replace(
+            self,
+            observed=~outliers if self.observed is None else self.observed & ~outliers,
+            outliers=self.outliers + outliers.sum(axis=axes),
+        )
+
 
 def find_valid(reference: Array, observed: Array) -> Validity:
     """Find the values that can be used.

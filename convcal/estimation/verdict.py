@@ -9,10 +9,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from convcal.estimation.candidates import Candidate
 from convcal.estimation.facts import Facts
 from convcal.estimation.registration import Registration
-from convcal.estimation.selection import Candidate, Trial
-from convcal.estimation.structure import Growth, find_row_stride
+from convcal.estimation.selection import Trial
+from convcal.estimation.structure import Growth
 from convcal.estimation.validity import Validity
 
 __all__ = ["Judgement", "judge"]
@@ -66,6 +67,10 @@ class Judgement:
 
 def judge(facts: Facts) -> Judgement:
     """Give the verdict: that of the first rule that has one."""
+    if facts.candidate.resampling is not None:
+        growth = facts.growth((_LEAST_GROWTH,) * len(facts.limits))
+        if growth is not None:
+            _note(facts, growth)
     for rule in _RULES:
         judgement = rule(facts)
         if judgement is not None:
@@ -166,7 +171,7 @@ def _solved(facts: Facts) -> Judgement | None:
     shift = facts.candidate.shift
     if facts.registration is not None and facts.registration.ambiguous and any(shift):
         return _periodic(facts, facts.registration)
-    if any(s != round(s) for s in shift):
+    if any(s != round(s) for s in shift) and facts.candidate.resampling is None:
         growth = facts.growth(tuple(max(_LEAST_GROWTH, abs(s) / 2) for s in shift))
         if growth is not None:
             return _scale(facts, growth)
@@ -186,9 +191,9 @@ def _clipped_only(facts: Facts) -> Judgement | None:
 
 
 def _sheared(facts: Facts) -> Judgement | None:
-    if facts.registration is None:
+    if facts.registration is None or facts.candidate.rows is not None:
         return None
-    stride = find_row_stride(facts.reference, facts.observed)
+    stride = facts.row_stride
     if stride is None:
         return None
     facts.findings["row_stride"] = stride
@@ -203,7 +208,7 @@ def _sheared(facts: Facts) -> Judgement | None:
 
 
 def _growing(facts: Facts) -> Judgement | None:
-    if facts.registration is None:
+    if facts.registration is None or facts.candidate.resampling is not None:
         return None
     least = (_GROWTH,) * len(facts.limits)
     if facts.candidate.model != "affine":
@@ -223,7 +228,8 @@ def _partly(facts: Facts) -> Judgement | None:
     if not facts.is_corrected:
         return None
     family, more = _family(facts.candidate), ""
-    if facts.share_clipped > _CLIPPED:
+    # Flat areas that are stretched repeat their values too.
+    if facts.share_clipped > _CLIPPED and facts.candidate.resampling is None:
         family, more = "saturation", f"; {facts.share_clipped:.2%} of the values are clipped"
     if _at_edge(facts):
         more += (
@@ -303,7 +309,8 @@ def _sporadic(facts: Facts) -> Judgement | None:
         "sporadic",
         f"the held-out data differ by rounding only, and all data together by "
         f"{facts.level_everywhere:.3g} times what a faithful fp16 network may leave, most in "
-        f"sample {worst}: no one correction fits both; find out what sets such data apart",
+        f"sample {facts.order[worst]}: no one correction fits both; find out what sets such data "
+        "apart",
     )
 
 
@@ -368,6 +375,9 @@ _RULES = (
 
 
 def _family(candidate: Candidate) -> str:
+    for name in ("scale", "row-stride"):
+        if candidate.model.startswith(name):
+            return name
     if candidate.model.startswith("subpixel"):
         return "sub-pixel-shift"
     return "shift" if candidate.model.startswith("shift") else "affine"
@@ -379,6 +389,11 @@ def _helps(chosen: Trial, after: float) -> str:
     if any(candidate.shift):
         values = ", ".join(f"{s:+.4g}" for s in candidate.shift)
         parts.append(f"a shift of ({values}) {_unit(candidate.shift)}")
+    if candidate.resampling is not None:
+        values = ", ".join("1" if r is None else f"{r[0]:.6g}" for r in candidate.resampling)
+        parts.append(f"a scale of ({values})")
+    if candidate.rows is not None:
+        parts.append(f"reading rows {candidate.rows[1]} values apart")
     n_channels = int(((candidate.gain != 1) | (candidate.bias != 0)).sum())
     if n_channels:
         parts.append(f"gain and bias in {n_channels} of {len(candidate.gain)} channels")
@@ -421,10 +436,14 @@ def _searched(facts: Facts) -> str:
     )
 
 
-def _scale(facts: Facts, growth: Growth) -> Judgement:
-    axis = int(np.argmax(np.abs(growth.growth)))
+def _note(facts: Facts, growth: Growth) -> None:
     facts.findings["growth"] = list(growth.growth)
     facts.findings["fixed_point"] = [None if math.isnan(p) else p for p in growth.fixed_point]
+
+
+def _scale(facts: Facts, growth: Growth) -> Judgement:
+    axis = int(np.argmax(np.abs(growth.growth)))
+    _note(facts, growth)
     return _refuse(
         facts,
         "not-correctable",

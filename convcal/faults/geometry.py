@@ -130,7 +130,8 @@ class ScaleCorner(ArrayFault):
     Notes
     -----
     ``scale = 1 / (1 + growth)`` undoes it, about the origin 0 (start) or size - 1 (end), with no
-    shift. Where the growth is positive, what lies beyond ``size / (1 + growth)`` is new or lost.
+    shift. Where the growth is negative, what lies farther than ``(size - 1) * (1 + growth)`` from
+    the corner is lost.
 
     References
     ----------
@@ -177,7 +178,8 @@ class ScaleCentre(ArrayFault):
 
     Notes
     -----
-    ``scale = 1 / ratio`` undoes it, about the origin c, with no shift.
+    ``scale = 1 / ratio`` undoes it, about the origin c, with no shift. Where the ratio is below 1,
+    both ends are lost.
 
     References
     ----------

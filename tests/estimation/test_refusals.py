@@ -73,8 +73,6 @@ REFUSED = [
     (fault_white_noise, "noise"),
     (fault_garbage, "unstructured"),
     (fault_other_sample, "unstructured"),
-    (shipped(f"scale-corner:growth={1 / 63}"), "scale"),
-    (fault_scale_centre, "scale"),
     (SATURATE, "saturation"),
     (saturate(0.01, "inf"), "saturation"),
     (saturate(0.01, "zero"), "saturation"),
