@@ -65,14 +65,17 @@ def _quantile(observed: Values, share: float) -> Values:
     return np.asarray(np.quantile(observed, share, axis=(0, 2, 3), keepdims=True))
 
 
+_ONE_END, _BOTH_ENDS = "20 % saturation", "10 % saturation at both ends"
+_SPARSE = ("blobs", "features")  # nothing is left of them without their highest fifth
+
 _SPOILT: dict[str, Spoil] = {
     "2 % NaN": _with_nan,
     "2 % Inf": _with_infinities,
     "a dead channel": _with_dead_channel,
     "a sign-flipped channel": _with_flipped_channel,
     "5 % salt and pepper": _with_salt_and_pepper,
-    "20 % saturation": _saturated,
-    "10 % saturation at both ends": _saturated_at_both_ends,
+    _ONE_END: _saturated,
+    _BOTH_ENDS: _saturated_at_both_ends,
     "16 levels": _quantised,
     "a channel of junk": _with_junk_channel,
 }
@@ -81,13 +84,15 @@ _SPOILT: dict[str, Spoil] = {
 def hard_input(is_full: bool) -> list[Row]:
     """Spoil the observed output of pairs of 4 samples at 30 dB, over all contents."""
     rows = []
-    kinds = KINDS if is_full else ("pink", "edges", "features", "photographs")
+    kinds = KINDS if is_full else ("edges", "photographs")
     cases = spread_over(
         kinds, Case((64, 64), (0.0, 0.0), n_samples=4, snr_db=30.0), per_kind=10 if is_full else 1
     )
     for name, spoil in _SPOILT.items():
         outcomes = []
         for case in cases:
+            if name in {_ONE_END, _BOTH_ENDS} and case.content in _SPARSE:
+                continue
             pair = draw(case)
             rng = np.random.default_rng((case.seed, 5))
             spoilt = spoil(pair.observed.astype(np.float64), rng).astype(np.float16)
