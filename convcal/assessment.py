@@ -26,8 +26,8 @@ class FitOptions:
     Parameters
     ----------
     max_shift : int, optional
-        How far the search goes, in pixels per spatial axis; by default a quarter of the size
-        and at most 32.
+        How far the search goes, in pixels per spatial axis; by default a quarter of the size,
+        at least 4 and at most 32.
     model : str
         Which correction is considered, one of `convcal.words.MODELS`; ``'auto'`` chooses on
         held-out samples.

@@ -32,8 +32,8 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     max_shift : int, optional
-        How far the search goes, in pixels per spatial axis; by default a quarter of the size and
-        at most 32.
+        How far the search goes, in pixels per spatial axis; by default a quarter of the size, at
+        least 4 and at most 32.
     model : str
         Which corrections are considered; ``'auto'`` chooses on held-out samples.
     holdout : float

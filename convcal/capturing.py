@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,16 +15,16 @@ from convcal.coreml.describe import describe
 from convcal.coreml.package import read_package
 from convcal.data.arrays import write_samples
 from convcal.data.captures import Capture, open_capture
-from convcal.data.recording import check_role, import_outputs, write_role
+from convcal.data.growing import check_recording, record_role
+from convcal.data.importing import import_outputs
 from convcal.data.samples import CalibrationSet, check_source, open_samples
+from convcal.data.sources import sample_digest
 from convcal.files import ensure_absent
-from convcal.pairs import Progress, data_provenance
+from convcal.pair_sources import Data, Progress, data_provenance
 from convcal.runtime import Runner, open_runner
 from convcal.words import TIMEOUT
 
 __all__ = ["Recording", "capture_outputs", "import_capture", "record_outputs"]
-
-Data = str | os.PathLike[str] | Iterable[Mapping[str, np.ndarray[Any, Any]]]
 
 
 @dataclass(frozen=True)
@@ -59,6 +59,7 @@ def capture_outputs(
     compute_units: str = "all",
     emulate: Sequence[str] = (),
     timeout: float = TIMEOUT,
+    append: bool = False,
     force: bool = False,
     progress: Progress | None = None,
 ) -> Capture:
@@ -80,6 +81,9 @@ def capture_outputs(
         Faults that act on the model.
     timeout : float
         Seconds that Core ML may take for loading a model, or for one sample.
+    append : bool
+        Add samples to the role if the capture has it, or go on with an interrupted recording.
+        Samples that are there are not run again.
     force : bool
         Replace the role if the capture has it.
     progress : callable, optional
@@ -93,10 +97,12 @@ def capture_outputs(
     Raises
     ------
     ConvcalError
-        If the model or the data cannot be used, or do not match the other role; the capture is
-        then as it was.
+        If the model or the data cannot be used, or do not match the other role or, with
+        `append`, what is there. A role that was to be new is not there then; what a recording
+        that was interrupted, or ran for long, left lies beside the capture, as
+        ``NAME.ROLE.partial``.
     """
-    check_role(target, role, force=force)
+    check_recording(target, role, append=append, force=force)
     check_source(data)
     with open_runner(
         model,
@@ -108,9 +114,16 @@ def capture_outputs(
         samples = open_samples(data, runner.description)
         provenance = {**runner.provenance, "data": data_provenance(data, samples)}
         kinds = runner.description.output_kinds
-        with write_role(target, role, provenance=provenance, kinds=kinds, force=force) as writer:
-            for name, outputs in _run_all(runner, samples, progress):
-                writer.append(name, outputs)
+        with record_role(
+            target, role, provenance=provenance, kinds=kinds, append=append, force=force
+        ) as grower:
+            pairs = zip(samples.names, samples, strict=True)
+            for done, (name, sample) in enumerate(pairs, start=1):
+                digest = sample_digest(sample)
+                if grower.lacks(name, digest):
+                    grower.append(name, runner.run(sample), digest=digest)
+                if progress:
+                    progress(done, len(samples))
     return open_capture(target)
 
 
@@ -119,6 +132,7 @@ def import_capture(
     target: str | os.PathLike[str],
     *,
     role: str,
+    append: bool = False,
     force: bool = False,
 ) -> Capture:
     """Record outputs that were computed elsewhere as one role of a capture.
@@ -131,6 +145,8 @@ def import_capture(
         The capture, new or holding the other role.
     role : {'reference', 'observed'}
         Which outputs these are.
+    append : bool
+        Add samples to the role if the capture has it; those that are there must be the same.
     force : bool
         Replace the role if the capture has it.
 
@@ -146,7 +162,9 @@ def import_capture(
         was.
     """
     provenance = {"runtime": "imported", "source": Path(outputs).name}
-    return import_outputs(outputs, target, role=role, provenance=provenance, force=force)
+    return import_outputs(
+        outputs, target, role=role, provenance=provenance, append=append, force=force
+    )
 
 
 def record_outputs(

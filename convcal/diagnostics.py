@@ -95,6 +95,7 @@ _PARTS = (
     ("pillow", "PIL.Image", "pictures as data", "pictures"),
     ("soundfile", "soundfile", "sound as data", "sound"),
     ("matplotlib", "matplotlib", "plots", "plot"),
+    ("distributed", "distributed", "fitting on a cluster", "dask"),
 )
 _CORE = ("numpy", "scipy", "scikit-learn", "rich")
 
@@ -199,4 +200,5 @@ def _abilities(parts: tuple[Part, ...]) -> tuple[Ability, ...]:
         needs("pictures as data", "--data", "pillow"),
         needs("sound as data", "--data", "soundfile"),
         needs("plots", "demo", "matplotlib"),
+        needs("fit on a Dask cluster", "fit --cluster", "distributed"),
     )

@@ -4,10 +4,11 @@
 from __future__ import annotations
 
 import argparse
+import contextlib
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from convcal.cli.commands import command_line
 from convcal.cli.contract import ExitCode, Outcome
@@ -24,12 +25,14 @@ from convcal.cli.parser import (
     read_axes,
     source,
 )
-from convcal.cli.terminal import progress
+from convcal.cli.terminal import progress, say
+from convcal.errors import RunnerError
 from convcal.words import MODELS
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
 
+    from convcal.assessment import FitOptions
     from convcal.calibration import Calibration
 
 __all__ = ["add_fit"]
@@ -46,7 +49,6 @@ _USAGE = """convcal fit REFERENCE OBSERVED --data PATH -o FILE [options]
 _EPILOG = """\
 example:
   convcal fit fp32.mlpackage fp16.mlpackage --data pictures/ -o net.json
-  convcal export net.json --to coreml --model fp16.mlpackage -o new.mlpackage
 
 exit code 0: identical, correctable or partly-correctable; 1: not-correctable
 or not-identifiable (the file is written all the same); 2: not done."""
@@ -81,7 +83,7 @@ def add_fit(verbs: Verbs) -> None:
         "--max-shift",
         type=at_least(0, int),
         metavar="N",
-        help="search that far, in pixels (default: a quarter of the size, at most 32)",
+        help="search that far, in pixels (default: a quarter of the size, 4 to 32)",
     )
     parser.add_argument(
         "--model",
@@ -92,6 +94,20 @@ def add_fit(verbs: Verbs) -> None:
     )
     parser.add_argument("--robust", action="store_true", help="gain and bias ignore gross outliers")
     add_axes(parser)
+    workers = parser.add_mutually_exclusive_group()
+    workers.add_argument(
+        "--workers",
+        type=at_least(1, int),
+        default=1,
+        metavar="N",
+        help="processes that share the work (default: 1)",
+    )
+    workers.add_argument(
+        "--cluster", metavar="ADDRESS", help="share it on a Dask cluster, tcp://HOST:PORT"
+    )
+    parser.add_argument(
+        "--resume", action="store_true", help="go on where an interrupted fit stopped"
+    )
     add_json(parser)
     parser.set_defaults(run=_fit)
 
@@ -100,7 +116,6 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     is_captured = source(arguments, models=("reference", "observed")) == "captures"
     from convcal.assessment import FitOptions
     from convcal.files import ensure_absent
-    from convcal.fitting import fit, fit_captures
 
     ensure_absent(arguments.output, force=arguments.force)
     options = FitOptions(
@@ -109,24 +124,13 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
         holdout=arguments.holdout,
         robust=arguments.robust,
     )
-    axes = read_axes(arguments)
-    if is_captured:
-        calibration = fit_captures(arguments.captures, options=options, axes=axes)
-    else:
-        with progress("running both models") as tell:
-            calibration = fit(
-                arguments.reference,
-                arguments.observed,
-                arguments.data,
-                options=options,
-                runtime=arguments.runtime,
-                reference_compute_units=arguments.reference_compute_units,
-                observed_compute_units=arguments.observed_compute_units,
-                emulate=arguments.emulate,
-                timeout=arguments.timeout,
-                axes=axes,
-                progress=tell,
-            )
+    checkpoint = _checkpoint(arguments)
+    try:
+        calibration = _fitted(arguments, options, checkpoint, is_captured=is_captured)
+    except (KeyboardInterrupt, RunnerError):
+        if checkpoint.exists():
+            say(f"what was done is kept in {checkpoint}; --resume goes on from there")
+        raise
     calibration.save(arguments.output, force=arguments.force)
     next_commands = _next_commands(calibration, arguments.output, arguments.observed)
     return Outcome(
@@ -139,6 +143,51 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
         render=lambda: _render(calibration, arguments.output, next_commands),
         exit_code=ExitCode.NO if calibration.verdict.startswith("not-") else ExitCode.DONE,
     )
+
+
+def _checkpoint(arguments: argparse.Namespace) -> Path:
+    """Say where the checkpoint is; remove an old one where that is asked for."""
+    from convcal.fitting.checkpoint import check_checkpoint
+
+    path: Path = arguments.output.with_name(f"{arguments.output.name}.checkpoint.npz")
+    if arguments.force and not arguments.resume:
+        path.unlink(missing_ok=True)
+    return check_checkpoint(path, resume=arguments.resume)
+
+
+def _fitted(
+    arguments: argparse.Namespace, options: FitOptions, checkpoint: Path, *, is_captured: bool
+) -> Calibration:
+    from convcal.fitting import fit, fit_captures
+    from convcal.fitting.workers import dask_executor
+
+    with contextlib.ExitStack() as stack:
+        executor = None
+        if arguments.cluster is not None:
+            executor = stack.enter_context(dask_executor(arguments.cluster))
+        label = "reading the capture" if is_captured else "running both models"
+        how: dict[str, Any] = {
+            "options": options,
+            "axes": read_axes(arguments),
+            "n_jobs": arguments.workers,
+            "executor": executor,
+            "checkpoint": checkpoint,
+            "resume": arguments.resume,
+            "progress": stack.enter_context(progress(label)),
+        }
+        if is_captured:
+            return fit_captures(arguments.captures, **how)
+        return fit(
+            arguments.reference,
+            arguments.observed,
+            arguments.data,
+            runtime=arguments.runtime,
+            reference_compute_units=arguments.reference_compute_units,
+            observed_compute_units=arguments.observed_compute_units,
+            emulate=arguments.emulate,
+            timeout=arguments.timeout,
+            **how,
+        )
 
 
 def _next_commands(calibration: Calibration, file: Path, observed: str | None) -> list[str]:

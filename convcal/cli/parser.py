@@ -169,8 +169,8 @@ def add_axes(parser: argparse._ActionsContainer) -> None:
             action="append",
             default=[],
             metavar="AXIS",
-            help="[OUTPUT=]NUMBER or [OUTPUT=]none; may be repeated "
-            f"(default: {default}; images: {2 if role == 'channel' else 'none'})",
+            help="[OUTPUT=]NUMBER or none; repeatable "
+            f"({default}; images {2 if role == 'channel' else 'none'})",
         )
 
 

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING
 
 from convcal.cli.contract import Outcome
@@ -18,7 +19,8 @@ from convcal.cli.parser import (
     add_runtime,
     model_flags,
 )
-from convcal.cli.terminal import progress
+from convcal.cli.terminal import progress, say
+from convcal.errors import RunnerError
 from convcal.words import ROLES
 
 if TYPE_CHECKING:
@@ -100,6 +102,14 @@ def add_capture(verbs: Verbs) -> None:
         what="capture (a folder)",
         force="replace this role if it is recorded already",
     )
+    parser.add_argument(
+        "--append",
+        "--resume",
+        dest="append",
+        action="store_true",
+        help="add samples to this role, or go on with an interrupted recording; samples that are "
+        "there are not run again",
+    )
     add_runtime(parser, "")
     add_emulate(parser, model="the observed MODEL")
     add_json(parser)
@@ -121,10 +131,14 @@ def _capture(arguments: argparse.Namespace) -> Outcome:
 
     if arguments.imported is not None:
         capture = import_capture(
-            arguments.imported, arguments.output, role=arguments.role, force=arguments.force
+            arguments.imported,
+            arguments.output,
+            role=arguments.role,
+            append=arguments.append,
+            force=arguments.force,
         )
     else:
-        with progress("running the model") as tell:
+        with progress("running the model") as tell, _told_what_is_kept(arguments):
             capture = capture_outputs(
                 arguments.model,
                 arguments.data,
@@ -134,6 +148,7 @@ def _capture(arguments: argparse.Namespace) -> Outcome:
                 compute_units=arguments.compute_units,
                 emulate=arguments.emulate,
                 timeout=arguments.timeout,
+                append=arguments.append,
                 force=arguments.force,
                 progress=tell,
             )
@@ -150,6 +165,19 @@ def _capture(arguments: argparse.Namespace) -> Outcome:
     )
 
 
+@contextlib.contextmanager
+def _told_what_is_kept(arguments: argparse.Namespace) -> Iterator[None]:
+    """Say where an interrupted recording lies, if there is anything of it."""
+    try:
+        yield
+    except (KeyboardInterrupt, RunnerError):
+        partial = arguments.output.with_name(f"{arguments.output.name}.{arguments.role}.partial")
+        kept = partial if partial.exists() else arguments.output
+        if kept is partial or (arguments.append and kept.exists()):
+            say(f"what was recorded is kept in {kept}; --resume goes on from there")
+        raise
+
+
 def _render_capture(capture: Capture, role: str) -> list[RenderableType]:
     from convcal.cli.commands import command_line
     from convcal.report.tables import emulation_notice
@@ -159,13 +187,15 @@ def _render_capture(capture: Capture, role: str) -> list[RenderableType]:
     if faults := capture.provenance[role].get("faults"):
         parts.append(emulation_notice([str(faults)]))
     outputs = ", ".join(printable(name) for name in capture.outputs)
-    parts.append(
-        f"{role} outputs of {_samples(capture.samples)} written to {capture.path}: {outputs}"
-    )
+    samples = [*capture.samples, *capture.unpaired.get(role, ())]
+    parts.append(f"{role} outputs of {_samples(samples)} written to {capture.path}: {outputs}")
     missing = [each for each in ROLES if each not in capture.roles]
+    for holder, names in capture.unpaired.items():
+        lacking = ROLES[1 - ROLES.index(holder)]
+        parts.append(f"{_samples(names)} still to be added to the {lacking} outputs, with --append")
     if missing:
         parts.append(f"the {missing[0]} outputs are still to be added to it")
-    else:
+    elif not capture.unpaired:
         parts.append("next:")
         fit = ("convcal", "fit", "--captures", capture.path, "-o")
         name = f"{capture.path.name.removesuffix('.capture')}.calibration.json"

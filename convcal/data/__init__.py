@@ -3,8 +3,10 @@
 
 from convcal.data.arrays import ArrayFile, read_samples, write_samples
 from convcal.data.captures import Capture, open_capture
+from convcal.data.growing import RoleGrower, grow_role
+from convcal.data.importing import import_outputs
 from convcal.data.pictures import luma, read_picture, tiles
-from convcal.data.recording import RoleWriter, check_role, import_outputs, write_role
+from convcal.data.recording import RoleWriter, check_role, write_role
 from convcal.data.samples import CalibrationSet, open_samples
 from convcal.data.sound import windows
 from convcal.data.sources import Sample
@@ -13,9 +15,11 @@ __all__ = [
     "ArrayFile",
     "CalibrationSet",
     "Capture",
+    "RoleGrower",
     "RoleWriter",
     "Sample",
     "check_role",
+    "grow_role",
     "import_outputs",
     "luma",
     "open_capture",

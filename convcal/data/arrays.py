@@ -151,10 +151,10 @@ class ArrayFile:
         with self._values(key) as (stream, header):
             return read_npy(stream, header, where=self.where(key))
 
-    def rows(self, key: str) -> Iterator[NDArray[np.generic]]:
-        """Read one array index by index of its first axis, one at a time in memory."""
+    def rows(self, key: str, *, start: int = 0) -> Iterator[NDArray[np.generic]]:
+        """Read one array from an index of its first axis on, one at a time in memory."""
         with self._values(key) as (stream, header):
-            yield from read_npy_rows(stream, header, where=self.where(key))
+            yield from read_npy_rows(stream, header, where=self.where(key), start=start)
 
     @contextlib.contextmanager
     def _values(self, key: str) -> Iterator[tuple[IO[bytes], NpyHeader]]:

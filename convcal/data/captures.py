@@ -21,6 +21,14 @@ A capture is a folder in Zarr format 3 (any Zarr library reads it)::
 - One chunk holds one sample. Codecs: ``bytes`` (little endian), ``zstd``, ``crc32c``: a damaged
   chunk is noticed when it is read. Readers accept the other lossless codecs of the Zarr
   specification too. A chunk that is missing is damage, not a fill value.
+- ``inputs``, beside ``samples``, are hashes of what the model was given, empty where that is not
+  known: the same sample need not be run again when a recording goes on.
+- A sample is there when ``samples`` names it. Samples are added in this order: their chunks, at
+  indices from ``len(samples)`` on; then the shapes of the arrays; then ``samples``, with
+  ``inputs`` and ``provenance``, by one rename. Whatever ends the writer, the capture opens with
+  the samples that are named. Rows after the last of them are of a writer that was killed, and the
+  next one removes them. Two writers at once are not provided for.
+- While a role grows, it may have samples that the other one lacks (yet).
 - Readers ignore attributes that they do not know. Nothing is ever unpickled.
 
 Values are kept bit by bit, NaN payloads and the sign of zero included.
@@ -29,9 +37,10 @@ Values are kept bit by bit, NaN payloads and the sign of zero included.
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -64,7 +73,9 @@ class Capture:
         Which of ``reference`` and ``observed`` it holds.
     samples : tuple of str
         The names of the samples, in the order in which `read` gives them: that of the
-        reference, or of the only role.
+        reference, or of the only role. Those that both roles have, where there are two.
+    unpaired : dict of str to tuple of str
+        By role, the samples that the other one lacks (yet).
     outputs : tuple of str
         The names of the outputs, in the model's order.
     kinds : dict of str to str
@@ -79,6 +90,7 @@ class Capture:
         self.roles = tuple(role for role in ROLES if role in roles)
         first = self._roles[self.roles[0]]
         self.samples = first.samples
+        self.unpaired: dict[str, tuple[str, ...]] = {}
         self.outputs = tuple(first.arrays)
         self.kinds = {k: v for role in self.roles for k, v in self._roles[role].kinds.items()}
         self.provenance = {role: self._roles[role].provenance for role in self.roles}
@@ -100,48 +112,90 @@ class Capture:
             If there is no such role or output, or what is on disk is damaged.
         """
         array = self._array(role, output)
-        values = np.empty(array.shape, dtype=array.dtype)
-        for index, row in enumerate(self._rows(role, output)):
-            values[index] = row
+        values = np.empty((len(self.samples), *array.shape[1:]), dtype=array.dtype)
+        for index, sample in enumerate(self.samples):
+            values[index] = self._row(role, output, sample)
         return values
 
-    def _rows(self, role: str, output: str) -> Iterator[NDArray[np.generic]]:
+    def read_sample(self, role: str, sample: str) -> dict[str, NDArray[np.generic]]:
+        """Read all outputs of one role for one sample: one chunk of each.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            By output, in the order of `outputs`.
+
+        Raises
+        ------
+        InputError
+            If there is no such role or sample, or what is on disk is damaged.
+        """
+        return {output: self._row(role, output, sample) for output in self.outputs}
+
+    def _row(self, role: str, output: str, sample: str) -> NDArray[np.generic]:
         array = self._array(role, output)
-        position = {name: index for index, name in enumerate(self._roles[role].samples)}
-        for sample in self.samples:
-            with _readable(self.path, f"sample '{sample}' of output '{output}' ({role})"):
-                row = np.asarray(array[position[sample]])
-            yield row
+        index = self._roles[role].index.get(sample)
+        if index is None:
+            raise InputError(f"the {role} outputs of capture '{self.path}' lack sample '{sample}'")
+        with _readable(self.path, f"sample '{sample}' of output '{output}' ({role})"):
+            return np.asarray(array[index])
 
     def _array(self, role: str, output: str) -> Any:
-        if role not in self._roles:
-            msg = (
-                f"capture '{self.path}' holds no {role} outputs, only {listing(self.roles)}; "
-                f"add them with convcal capture … --role {role} -o {self.path}"
-            )
-            raise InputError(msg)
+        self._check_role(role)
         arrays = self._roles[role].arrays
         if output not in arrays:
             msg = f"capture '{self.path}' has no output '{output}'; it has {listing(arrays)}"
             raise InputError(msg)
         return arrays[output]
 
+    def fingerprint(self) -> str:
+        """Hash what changes when a role is replaced or grows, without reading its values."""
+        digest = hashlib.sha256()
+        for role in self.roles:
+            folder = self.path / role
+            for document in (folder / "zarr.json", *sorted(folder.glob("output-*/zarr.json"))):
+                status = document.stat()
+                digest.update(f"{role} {status.st_size} {status.st_mtime_ns}\n".encode())
+            digest.update(json.dumps(self._roles[role].samples).encode())
+        return digest.hexdigest()
+
+    def check_paired(self) -> None:
+        """Check that it holds both roles, and every sample of one in the other.
+
+        Raises
+        ------
+        InputError
+            If a role is missing, or one of them is not recorded to its end.
+        """
+        for role in ROLES:
+            self._check_role(role)
+        if self.unpaired:
+            only_first, only_second = (self.unpaired.get(role, ()) for role in ROLES)
+            raise self._mismatch("samples", only_first, only_second)
+
+    def _check_role(self, role: str) -> None:
+        if role not in self._roles:
+            msg = (
+                f"capture '{self.path}' holds no {role} outputs, only {listing(self.roles)}; "
+                f"add them with convcal capture … --role {role} -o {self.path}"
+            )
+            raise InputError(msg)
+
     def _check_pairing(self) -> None:
         reference, observed = (self._roles[role] for role in ROLES)
         for what, first, second in (
-            ("samples", reference.samples, observed.samples),
+            ("samples", reference.index, observed.index),
             ("outputs", reference.arrays, observed.arrays),
         ):
-            both = set(first) & set(second)
-            only_first = [name for name in first if name not in both]
-            only_second = [name for name in second if name not in both]
-            if only_first or only_second:
-                msg = (
-                    f"the roles of capture '{self.path}' do not match: only the reference has "
-                    f"{what} {listing(only_first)}, only the observed {listing(only_second)}; "
-                    f"record both from the same data and {what} of the same names"
-                )
-                raise InputError(msg)
+            only_first = tuple(name for name in first if name not in second)
+            only_second = tuple(name for name in second if name not in first)
+            is_growing = what == "samples" and len(only_first) < len(first)
+            if (only_first or only_second) and not is_growing:
+                raise self._mismatch(what, only_first, only_second)
+            if what == "samples":
+                self.samples = tuple(name for name in first if name in second)
+                lacking = {"reference": only_first, "observed": only_second}
+                self.unpaired = {role: names for role, names in lacking.items() if names}
         for name, array in reference.arrays.items():
             other = observed.arrays[name]
             if array.shape[1:] != other.shape[1:]:
@@ -152,15 +206,27 @@ class Capture:
                 )
                 raise InputError(msg)
 
+    def _mismatch(self, what: str, first: Sequence[str], second: Sequence[str]) -> InputError:
+        return InputError(
+            f"the roles of capture '{self.path}' do not match: only the reference has "
+            f"{what} {listing(first)}, only the observed {listing(second)}; "
+            f"record both from the same data and {what} of the same names (convcal capture … "
+            "--append adds what is missing)"
+        )
+
 
 class Role:
     """The checked content of one role: its samples, its provenance and its arrays by output."""
 
-    def __init__(self, group: Any, *, where: str) -> None:
+    def __init__(self, group: Any, *, folder: Path, where: str) -> None:
         samples = group.attrs.get("samples")
         if not _is_names(samples) or not samples:
             raise InputError(f"{where} does not name its samples; record it again")
         self.samples: tuple[str, ...] = tuple(samples)
+        self.index = {name: index for index, name in enumerate(self.samples)}
+        inputs = group.attrs.get("inputs")
+        is_known = isinstance(inputs, list) and len(inputs) == len(samples)
+        self.inputs = tuple(map(str, inputs)) if is_known else ("",) * len(samples)
         provenance = group.attrs.get("provenance", {})
         if not isinstance(provenance, dict):
             raise InputError(f"{where} has provenance {provenance!r}, which is no JSON object")
@@ -176,7 +242,12 @@ class Role:
             name = array.attrs.get("name")
             if not isinstance(name, str) or name in self.arrays:
                 raise InputError(f"array '{key}' of {where} has the unusable name {name!r}")
-            _check_array(array, n_samples=len(samples), where=f"output '{name}' of {where}")
+            _check_array(
+                array,
+                n_samples=len(samples),
+                chunks=folder / key / "c",
+                where=f"output '{name}' of {where}",
+            )
             self.arrays[name] = array
             if (kind := array.attrs.get("kind")) in ("tensor", "image"):
                 self.kinds[name] = kind
@@ -193,7 +264,7 @@ def _is_names(value: object) -> bool:
     )
 
 
-def _check_array(array: Any, *, n_samples: int, where: str) -> None:
+def _check_array(array: Any, *, n_samples: int, chunks: Path, where: str) -> None:
     """Refuse what version 1 does not have, and chunks that are missing, before values are read."""
     metadata = array.metadata.to_dict()
     codecs = {codec["name"] for codec in metadata["codecs"]}
@@ -202,16 +273,21 @@ def _check_array(array: Any, *, n_samples: int, where: str) -> None:
         raise InputError(msg + listing(sorted(_CODECS)))
     if not is_plain(array.dtype):
         raise InputError(f"{where} has dtype {array.dtype}; accepted are numbers and booleans")
-    if array.ndim == 0 or array.shape[0] != n_samples:
+    n_rows = array.shape[0] if array.ndim else -1
+    if n_rows != n_samples and not n_samples < n_rows <= _n_entries(chunks):
         msg = f"{where} has shape {array.shape}, but {n_samples} samples are named"
         raise InputError(msg)
     if array.chunks != (1, *array.shape[1:]):
         msg = f"{where} has chunks {array.chunks}; a chunk holds one sample"
         raise InputError(msg)
-    n_missing = n_samples - array.nchunks_initialized
+    n_missing = n_rows - array.nchunks_initialized
     if n_missing:
         msg = f"{where} lacks the values of {n_missing} of its {n_samples} samples; copy it again"
         raise InputError(msg)
+
+
+def _n_entries(folder: Path) -> int:
+    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
 
 
 def open_capture(path: str | os.PathLike[str]) -> Capture:
@@ -254,7 +330,9 @@ def open_role(folder: Path, role: str) -> Role | None:
     """
     root = _open_root(folder)
     with _readable(folder, f"role '{role}'"):
-        return Role(root[role], where=f"{role} of capture '{folder}'") if role in root else None
+        if role not in root:
+            return None
+        return Role(root[role], folder=folder / role, where=f"{role} of capture '{folder}'")
 
 
 def _open_root(folder: Path) -> Any:

@@ -9,6 +9,7 @@ error message.
 from __future__ import annotations
 
 import math
+import os
 import tokenize
 import warnings
 from dataclasses import dataclass
@@ -142,19 +143,21 @@ def read_npy(stream: IO[bytes], header: NpyHeader, *, where: str) -> NDArray[np.
 
 
 def read_npy_rows(
-    stream: IO[bytes], header: NpyHeader, *, where: str
+    stream: IO[bytes], header: NpyHeader, *, where: str, start: int = 0
 ) -> Iterator[NDArray[np.generic]]:
-    """Read the values one index of the first axis at a time.
+    """Read the values one index of the first axis at a time, from one of them on.
 
     Only one row is in memory, unless the first axis varies fastest (Fortran order): then all
     rows have to be.
     """
     if header.is_fortran_order and len(header.shape) > 1:
-        yield from read_npy(stream, header, where=where)
+        yield from read_npy(stream, header, where=where)[start:]
         return
     shape = header.shape[1:]
     n_bytes = math.prod(shape) * header.dtype.itemsize
-    for _ in range(header.shape[0]):
+    if start:
+        stream.seek(start * n_bytes, os.SEEK_CUR)
+    for _ in range(start, header.shape[0]):
         values = np.frombuffer(_read(stream, n_bytes, where=where), header.dtype)
         yield _native(values.reshape(shape))
 

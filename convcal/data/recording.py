@@ -6,15 +6,14 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Generator, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convcal.data.arrays import ArrayFile, check_sample_name, group_keys, listing
-from convcal.data.captures import FORMAT, VERSION, Capture, Role, open_capture, open_role
-from convcal.data.inputs import count_samples
+from convcal.data.arrays import check_sample_name, listing
+from convcal.data.captures import FORMAT, VERSION, Role, open_role
 from convcal.data.npy import is_plain
 from convcal.errors import InputError, OutputExistsError
 from convcal.files import ensure_absent, staged
@@ -23,19 +22,47 @@ from convcal.words import ROLES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["RoleWriter", "check_role", "import_outputs", "write_role"]
+__all__ = [
+    "RoleWriter",
+    "as_document",
+    "check_role",
+    "create_root",
+    "native",
+    "open_other",
+    "write_role",
+]
 
 
 class RoleWriter:
-    """Takes the outputs of one role, sample by sample. Made by `write_role`."""
+    """Takes the outputs of one role, sample by sample. Made by `write_role`.
+
+    Parameters
+    ----------
+    group : zarr.Group
+        An empty one.
+    kinds : mapping of str to str
+        By output, as the model says.
+    other : Role or None
+        What the outputs must match.
+    where : str
+        What to call the role in messages.
+    is_part : bool
+        More samples may be added before or after, to either role.
+    """
 
     def __init__(
-        self, group: Any, *, kinds: Mapping[str, str], other: Role | None, where: str
+        self,
+        group: Any,
+        *,
+        kinds: Mapping[str, str],
+        other: Role | None,
+        where: str,
+        is_part: bool = False,
     ) -> None:
         self._group = group
         self._kinds = kinds
         self._other = other
-        self._expected = frozenset(other.samples) if other is not None else frozenset()
+        self._is_part = is_part
         self._where = where
         self._arrays: dict[str, Any] = {}
         self._samples: dict[str, None] = {}
@@ -60,7 +87,7 @@ class RoleWriter:
         check_sample_name(sample, where=self._where)
         if sample in self._samples:
             raise InputError(f"{self._where} holds sample '{sample}' already; names are unique")
-        arrays = {name: _native(np.asarray(values)) for name, values in outputs.items()}
+        arrays = {name: native(np.asarray(values)) for name, values in outputs.items()}
         if not arrays:
             raise InputError(f"sample '{sample}' has no outputs to record in {self._where}")
         self._check_other(sample, arrays)
@@ -116,7 +143,7 @@ class RoleWriter:
         if self._other is None:
             return
         remedy = "record both roles from the same data and network, or choose another path"
-        if sample not in self._expected:
+        if not self._is_part and sample not in self._other.index:
             msg = (
                 f"{self._where} cannot take sample '{sample}': the other role there has samples "
                 f"{listing(self._other.samples)}; {remedy}"
@@ -146,7 +173,7 @@ class RoleWriter:
             raise InputError(f"there are no samples to record in {self._where}")
         missing = [
             name
-            for name in (self._other.samples if self._other else ())
+            for name in (self._other.samples if self._other and not self._is_part else ())
             if name not in self._samples
         ]
         if missing:
@@ -158,7 +185,7 @@ class RoleWriter:
         self._group.attrs["samples"] = list(self._samples)
 
 
-def _native(values: NDArray[np.generic]) -> NDArray[np.generic]:
+def native(values: NDArray[np.generic]) -> NDArray[np.generic]:
     """Give the values in the byte order of this machine; on disk they are little endian."""
     return values.astype(values.dtype.newbyteorder("="), copy=False)
 
@@ -206,25 +233,44 @@ def write_role(
         If the operating system refuses a write.
     """
     folder = check_role(path, role, force=force)
-    try:
-        document = json.loads(json.dumps(dict(provenance), allow_nan=False))
-    except (TypeError, ValueError) as error:
-        raise InputError(f"the provenance of {role} is no JSON: {error}") from error
+    document = as_document(provenance, role=role)
     import zarr
 
-    other = _open_other(folder, role)
+    other = open_other(folder, role)
     is_new = not folder.exists()
     with staged(folder if is_new else folder / role, force=not is_new and force) as temporary:
         target = temporary
         if is_new:
-            mark = {"format": FORMAT, "version": VERSION}
-            zarr.create_group(temporary, zarr_format=3, attributes={"convcal": mark})
+            create_root(temporary)
             target = temporary / role
         group = zarr.create_group(target, zarr_format=3, attributes={"provenance": document})
         where = f"{role} of capture '{folder}'"
         writer = RoleWriter(group, kinds=kinds or {}, other=other, where=where)
         yield writer
         writer.finish()
+
+
+def as_document(provenance: Mapping[str, Any], *, role: str) -> dict[str, Any]:
+    """Give a provenance as JSON reads it.
+
+    Raises
+    ------
+    InputError
+        If it is no JSON.
+    """
+    try:
+        document: dict[str, Any] = json.loads(json.dumps(dict(provenance), allow_nan=False))
+    except (TypeError, ValueError) as error:
+        raise InputError(f"the provenance of {role} is no JSON: {error}") from error
+    return document
+
+
+def create_root(folder: Path) -> None:
+    """Create a capture without roles."""
+    import zarr
+
+    mark = {"format": FORMAT, "version": VERSION}
+    zarr.create_group(folder, zarr_format=3, attributes={"convcal": mark})
 
 
 def check_role(path: str | os.PathLike[str], role: str, *, force: bool = False) -> Path:
@@ -240,124 +286,16 @@ def check_role(path: str | os.PathLike[str], role: str, *, force: bool = False) 
     folder = Path(path)
     if not os.path.lexists(folder):
         return ensure_absent(folder)
-    _open_other(folder, role)
+    open_other(folder, role)
     if os.path.lexists(folder / role) and not force:
         msg = (
             f"capture '{folder}' holds {role} outputs already; choose another path, or pass "
-            "--force (force=True) to replace them"
+            "--append (append=True) to add samples, or --force (force=True) to replace them"
         )
         raise OutputExistsError(msg)
     return folder
 
 
-def import_outputs(
-    outputs: str | os.PathLike[str],
-    path: str | os.PathLike[str],
-    *,
-    role: str,
-    provenance: Mapping[str, Any],
-    force: bool = False,
-) -> Capture:
-    """Record outputs that were computed elsewhere: in an app, in PyTorch.
-
-    Parameters
-    ----------
-    outputs : path
-        A ``.npz`` file, one of
-
-        - keys ``SAMPLE/OUTPUT``, each array one sample's output as the model gives it (with its
-          batch axis); ``%2F`` stands for a slash inside a name;
-        - keys ``OUTPUT`` with all samples along the first axis. If the capture holds the other
-          role, the samples take its names in its order, and may be stacked either along a new
-          axis or along the batch axis of 1. Otherwise the axis is a new one, and they are called
-          ``sample-0``, ``sample-1``, …
-    path : path
-        The capture, new or existing.
-    role : {'reference', 'observed'}
-        Which outputs these are.
-    provenance : mapping
-        Where they come from, as JSON.
-    force : bool
-        Replace the role if the capture has it.
-
-    Returns
-    -------
-    Capture
-        The capture, with the role in it.
-
-    Raises
-    ------
-    InputError
-        If the file is not as described, or does not match the other role; nothing is changed.
-    OutputExistsError, WriteError
-        As `write_role` does.
-    """
-    folder = check_role(path, role, force=force)
-    other = _open_other(folder, role)
-    with (
-        ArrayFile(outputs) as file,
-        write_role(folder, role, provenance=provenance, force=force) as writer,
-    ):
-        where = f"'{file.path}'"
-        groups = group_keys(
-            file.headers, where=where, tensors=None if other is None else tuple(other.arrays)
-        )
-        for sample, keys in groups.items():
-            if sample is None:
-                _append_stacked(writer, file, keys, other=other)
-            else:
-                writer.append(sample, {name: file.read(key) for name, key in keys.items()})
-    return open_capture(folder)
-
-
-def _open_other(folder: Path, role: str) -> Role | None:
+def open_other(folder: Path, role: str) -> Role | None:
+    """Open the role that is not this one, None where there is none."""
     return open_role(folder, ROLES[1 - ROLES.index(role)]) if folder.exists() else None
-
-
-def _append_stacked(
-    writer: RoleWriter, file: ArrayFile, keys: Mapping[str, str], *, other: Role | None
-) -> None:
-    """Append outputs that hold all samples along their first axis."""
-    counts: dict[str, int] = {}
-    for name, key in keys.items():
-        shape = file.headers[key].shape
-        if not shape:
-            raise InputError(f"{file.where(key)} is a scalar; expected samples along an axis")
-        if other is None:
-            counts[name] = shape[0]
-            continue
-        own = other.arrays[name].shape[1:]
-        try:
-            counts[name] = count_samples(shape, own) or 1
-        except ValueError as error:
-            msg = f"{file.where(key)} has shape {shape}; the other role's samples have {own}"
-            raise InputError(msg) from error
-    n_samples = next(iter(counts.values()))
-    if set(counts.values()) != {n_samples if other is None else len(other.samples)}:
-        wanted = "" if other is None else f"; the other role has {len(other.samples)}"
-        held = ", ".join(f"'{name}' {count}" for name, count in counts.items())
-        raise InputError(f"'{file.path}' holds unequal numbers of samples: {held}{wanted}")
-    names = [f"sample-{index}" for index in range(n_samples)] if other is None else other.samples
-    with contextlib.ExitStack() as stack:  # closes the files of arrays that are not used up
-        rows = {
-            name: stack.enter_context(
-                contextlib.closing(_stacked_rows(file, name, key, other=other))
-            )
-            for name, key in keys.items()
-        }
-        for sample in names:
-            writer.append(sample, {name: next(values) for name, values in rows.items()})
-
-
-def _stacked_rows(
-    file: ArrayFile, name: str, key: str, *, other: Role | None
-) -> Generator[NDArray[np.generic], None, None]:
-    if other is None:
-        yield from file.rows(key)
-        return
-    own = other.arrays[name].shape[1:]
-    if file.headers[key].shape == own:
-        yield file.read(key)
-        return
-    for row in file.rows(key):
-        yield row.reshape(own)

@@ -94,8 +94,18 @@ class CalibrationSet:
         return len(self.names)
 
     def __iter__(self) -> Iterator[Sample]:
+        return self.part(0, len(self))
+
+    def part(self, start: int, stop: int) -> Iterator[Sample]:
+        """Give the samples from one index up to another; files of others are not read."""
+        first = 0
         for source in self._sources:
-            yield from source
+            after = first + len(source.names)
+            if start <= first and after <= stop:
+                yield from source
+            elif first < stop and after > start:
+                yield from source.part(max(start - first, 0), min(stop, after) - first)
+            first = after
 
     def __str__(self) -> str:
         return self.description

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import hashlib
+import itertools
 import sys
 import types
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -34,6 +35,7 @@ __all__ = [
     "Sample",
     "Source",
     "load_function",
+    "sample_digest",
 ]
 
 Sample = dict[str, np.ndarray]
@@ -47,6 +49,10 @@ class Source(Protocol):
     n_files: int
 
     def __iter__(self) -> Iterator[Sample]: ...
+
+    def part(self, start: int, stop: int) -> Iterator[Sample]:
+        """Give the samples from one index up to another."""
+        ...
 
     def digest(self) -> str:
         """Give a text that changes with the content."""
@@ -92,6 +98,10 @@ class MediaSource(_FileSource):
         self._pieces = pieces
         self.names = names(path, feature)
 
+    def part(self, start: int, stop: int) -> Iterator[Sample]:
+        """Cut the pieces before, too: pictures and sound are decoded from their beginning."""
+        return itertools.islice(self, start, stop)
+
     def __iter__(self) -> Iterator[Sample]:
         for piece in self._pieces(self.path, self._feature):
             yield {self._feature.name: as_input(piece, self._feature, where=f"'{self.path}'")}
@@ -119,10 +129,15 @@ class NpySource(_FileSource):
             yield stream, read_npy_header(stream, n_bytes=n_bytes, where=self._where)
 
     def __iter__(self) -> Iterator[Sample]:
+        return self.part(0, len(self.names))
+
+    def part(self, start: int, stop: int) -> Iterator[Sample]:
+        """Read from the first of them on."""
         with self._opened() as (stream, header):
             shape = header.shape if self._n is not None else (1, *header.shape)
-            rows = NpyHeader(shape, header.dtype, header.is_fortran_order)
-            for row in read_npy_rows(stream, rows, where=self._where):
+            many = NpyHeader(shape, header.dtype, header.is_fortran_order)
+            rows = read_npy_rows(stream, many, where=self._where, start=start)
+            for row in itertools.islice(rows, stop - start):
                 values = _shaped(row, self._feature)
                 yield {self._feature.name: as_input(values, self._feature, where=self._where)}
 
@@ -158,19 +173,27 @@ class NpzSource(_FileSource):
         self.names = self._names_of_many(self._n)
 
     def __iter__(self) -> Iterator[Sample]:
+        return self.part(0, len(self.names))
+
+    def part(self, start: int, stop: int) -> Iterator[Sample]:
+        """Read from the first of them on."""
         with ArrayFile(self.path) as file:
             if None in self._groups and self._n is not None:
-                yield from self._read_many(file, self._groups[None])
+                samples = self._read_many(file, self._groups[None], start=start)
+                yield from itertools.islice(samples, stop - start)
                 return
-            for keys in self._groups.values():
+            for keys in itertools.islice(self._groups.values(), start, stop):
                 yield {
                     name: self._input(file.read(keys[name]), name, where=file.where(keys[name]))
                     for name in self._description.input_names
                 }
 
-    def _read_many(self, file: ArrayFile, keys: Mapping[str, str]) -> Iterator[Sample]:
+    def _read_many(
+        self, file: ArrayFile, keys: Mapping[str, str], *, start: int
+    ) -> Iterator[Sample]:
         names = self._description.input_names
-        for rows in zip(*(file.rows(keys[name]) for name in names), strict=True):
+        arrays = (file.rows(keys[name], start=start) for name in names)
+        for rows in zip(*arrays, strict=True):
             yield {
                 name: self._input(row, name, where=file.where(keys[name]))
                 for name, row in zip(names, rows, strict=True)
@@ -211,13 +234,13 @@ class ObjectSource:
         self._call = call
         self._description = description
         self._where = where
-        self._digests = [_digest(sample) for sample in self._samples()]
+        self._digests = [sample_digest(sample) for sample in self._samples()]
         self.names = [f"sample-{index}" for index in range(len(self._digests))]
 
     def __iter__(self) -> Iterator[Sample]:
         n_read = 0
         for sample in self._samples():
-            if n_read == len(self._digests) or _digest(sample) != self._digests[n_read]:
+            if n_read == len(self._digests) or sample_digest(sample) != self._digests[n_read]:
                 msg = (
                     f"{self._where} gives another sample {n_read} than when it was first gone "
                     "through; both models need the same samples: seed the random numbers"
@@ -231,6 +254,10 @@ class ObjectSource:
                 f"through and {n_read} now; both models need the same samples"
             )
             raise InputError(msg)
+
+    def part(self, start: int, stop: int) -> Iterator[Sample]:
+        """Go through those before, too: the code gives them in its order."""
+        return itertools.islice(self, start, stop)
 
     def _samples(self) -> Iterator[Sample]:
         given = self._call()
@@ -255,7 +282,8 @@ class ObjectSource:
         return "\n".join(self._digests)
 
 
-def _digest(sample: Sample) -> str:
+def sample_digest(sample: Sample) -> str:
+    """Hash names, dtypes, shapes and values of a sample."""
     digest = hashlib.sha256()
     for name, values in sample.items():
         digest.update(f"{name!r} {values.dtype.str} {values.shape}\n".encode())

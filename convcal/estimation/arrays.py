@@ -58,7 +58,7 @@ def check_limits(
 ) -> tuple[int, ...]:
     """Give the largest shift to search along each axis, below its size, or raise InputError."""
     if max_shift is None:
-        wanted = tuple(min(32, max(1, size // 4)) for size in spatial)
+        wanted = tuple(min(32, max(1, size // 4, min(4, size // 2))) for size in spatial)
     else:
         values = np.atleast_1d(np.asarray(max_shift))
         if (

@@ -31,7 +31,7 @@ from convcal.estimation.rounding import RoundingLevel, rounding_level
 from convcal.estimation.selection import Choice, choose, corrected_without
 from convcal.estimation.splitting import content_order, split_samples, unit_labels
 from convcal.estimation.standard import clipped, standardised
-from convcal.estimation.validity import Validity, find_valid, without_outliers
+from convcal.estimation.validity import Validity, find_valid
 from convcal.estimation.verdict import judge
 
 __all__ = ["Estimate", "estimate"]
@@ -123,8 +123,8 @@ def estimate(
         Trusted outputs and the ones to be corrected: N samples, C channels, none to three
         spatial axes; of one shape, real. They are not written to.
     max_shift : int, sequence of int, or None
-        Largest shift searched, per axis or for all. None: 32 pixels, at most a quarter of the
-        size, at least 1.
+        Largest shift searched, per axis or for all. None: a quarter of the size, at least 4
+        pixels (half of the smallest sizes) and at most 32.
     model : str
         ``auto``, or the one of ``identity``, ``affine``, ``shift``, ``shift-affine``,
         ``subpixel-shift``, ``subpixel-shift-affine`` to consider; it is still emitted only if it
@@ -174,22 +174,17 @@ def estimate(
     level = rounding_level(ref, dtypes=dtypes)
     validity = find_valid(ref, obs)
     split = split_samples(ref.shape, holdout=holdout)
-    registration = None
+    registration, line = None, None
     if spatial:
-        registration = _register(
+        registration, line = _register(
             ref, obs, validity=validity, limits=limits, level=level, robust=robust
         )
-        if robust:
-            whole = registration.whole_shift
-            validity = without_outliers(validity, ref, obs, shift=whole, level=level)
-        elif registration.outliers is not None:
+        if registration.outliers is not None:
             validity = validity.leaving_out(registration.outliers)
         if robust or registration.outliers is not None:
-            registration = _register(
+            registration, line = _register(
                 ref, obs, validity=validity, limits=limits, level=level, robust=False
             )
-    elif robust:
-        validity = without_outliers(validity, ref, obs, shift=(), level=level)
     data = Data(ref, obs, validity.observed, level, robust)
     candidates, fit = propose(data, registration=registration, model=model)
     labels = unit_labels(spatial, n_samples=len(ref))
@@ -243,6 +238,7 @@ def estimate(
             split=split,
             choice=choice,
             registration=registration,
+            line=line,
             validity=validity,
             level=level,
             fit=fit,
@@ -289,18 +285,20 @@ def _register(
     limits: tuple[int, ...],
     level: RoundingLevel,
     robust: bool,
-) -> Registration:
-    """Register both outputs, in units of each channel's spread."""
-    parts, spreads = [], []
-    for array, mask in ((ref, validity.reference), (obs, validity.observed)):
-        standard, spread = standardised(clipped(array, mask) if robust else array, mask)
-        parts.append(standard)
-        spreads.append(spread)
-    return register(
-        parts[0],
-        parts[1],
+) -> tuple[Registration, tuple[Array, Array, Array, Array] | None]:
+    """Register both outputs, in units of each channel's spread; give gain and bias in their own."""
+    (standard_ref, ref_mean, ref_spread), (standard_obs, obs_mean, obs_spread) = (
+        standardised(clipped(array, mask) if robust else array, mask)
+        for array, mask in ((ref, validity.reference), (obs, validity.observed))
+    )
+    found = register(
+        standard_ref,
+        standard_obs,
         limits=limits,
-        floor=np.square(level.single / spreads[0]),
+        floor=np.square(level.single / ref_spread),
         valid_reference=validity.reference,
         valid_observed=validity.observed,
     )
+    if found.line is None:
+        return found, None
+    return found, found.line.gains((ref_mean, ref_spread), (obs_mean, obs_spread))

@@ -7,6 +7,7 @@ import math
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from convcal.estimation.affine import AffineFit
 from convcal.estimation.registration import Registration
@@ -18,12 +19,17 @@ from convcal.estimation.verdict import Judgement
 
 __all__ = ["gather_evidence"]
 
+Array = NDArray[np.float64]
+
+_BEYOND = 1.96
+
 
 def gather_evidence(
     *,
     split: Split,
     choice: Choice,
     registration: Registration | None,
+    line: tuple[Array, Array, Array, Array] | None,
     validity: Validity,
     level: RoundingLevel,
     fit: AffineFit,
@@ -82,6 +88,12 @@ def gather_evidence(
         },
         "findings": judgement.findings,
     }
+    if line is not None:
+        gain, bias, gain_error, bias_error = line
+        evidence["channels"] |= {
+            "gain_interval": _interval(gain, gain_error),
+            "bias_interval": _interval(bias, bias_error),
+        }
     if registration is not None:
         evidence["registration"] = {
             "shift": list(registration.raw_shift),
@@ -99,6 +111,11 @@ def gather_evidence(
             "unexplained": registration.unexplained,
         }
     return {name: _json_ready(value) for name, value in evidence.items()}
+
+
+def _interval(value: Array, error: Array) -> Array:
+    """Give the 95 % interval of each channel, for the values without their noise."""
+    return np.stack([value - _BEYOND * error, value + _BEYOND * error], axis=1)
 
 
 def _json_ready(value: Any) -> Any:

@@ -160,8 +160,8 @@ class Facts:
         if self.registration is not None:
             return 1 - self.registration.unexplained
         train = self.split.train
-        ref, _ = standardised(self.reference[train], np.isfinite(self.reference[train]))
-        obs, _ = standardised(self.observed[train], np.isfinite(self.observed[train]))
+        ref, _, _ = standardised(self.reference[train], np.isfinite(self.reference[train]))
+        obs, _, _ = standardised(self.observed[train], np.isfinite(self.observed[train]))
         return float(np.median(np.square((ref * obs).mean(axis=0))))
 
     def in_tolerances(self, residual: Array) -> float:
@@ -189,10 +189,10 @@ class Facts:
     @cached_property
     def block_shifts(self) -> BlockShifts:
         """The shifts of blocks by themselves."""
-        ref, spread = standardised(self.reference, self.validity.reference)
+        ref, _, spread = standardised(self.reference, self.validity.reference)
         # Clipped values do not count, but zeros in their place would put edges there.
         finite = np.isfinite(self.observed)
-        obs, _ = standardised(self.observed, None if finite.all() else finite)
+        obs, _, _ = standardised(self.observed, None if finite.all() else finite)
         return find_block_shifts(
             ref,
             obs,

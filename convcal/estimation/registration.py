@@ -10,6 +10,7 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
+from convcal.estimation.interpolation import axis_filter
 from convcal.estimation.overlap import (
     ShiftScores,
     local_minima,
@@ -28,6 +29,8 @@ Mask = NDArray[np.bool_]
 # What the estimator itself may be off by, in pixels, and claims no less: with exact fp16 pairs
 # of 64 x 64 its errors are below 0.0001 px, of 24 x 24 below 0.001 (benchmarks/registration.py).
 _MODEL_ERROR = 0.0003
+# The same of a gain, relative: weights rounded to fp16 change it by as much.
+_GAIN_ERROR = 0.0002
 # Shifts nearer to a whole pixel than this are whole, whatever the noise.
 _WHOLE = 0.002
 # 99.7 % of the time, where the error is all noise.
@@ -39,8 +42,47 @@ _AS_GOOD = 0.05
 # The bands that are tried, as shares of the Nyquist frequency: a shift that was made by averaging
 # or by straight lines between values agrees with the band-limited model in the low ones only.
 _BANDS = (1.0, 0.5, 0.3)
+_MAX_FILLS, _SETTLED, _FILL_TAPS = 6, 0.0005, 12
 # Fewer positions than this along an axis are moved by whole pixels.
 _LEAST_SIZE = 6
+
+
+@dataclass(frozen=True, eq=False)
+class Line:
+    """``observed = slope * reference + intercept`` of standardised stacks, per channel.
+
+    Attributes
+    ----------
+    slope, slope_error, intercept, intercept_error : ndarray of float64, shape (C,)
+        Standard errors for white noise in the observed values; infinite where unrelated.
+    """
+
+    slope: Array
+    slope_error: Array
+    intercept: Array
+    intercept_error: Array
+
+    def gains(
+        self, reference: tuple[Array, Array], observed: tuple[Array, Array]
+    ) -> tuple[Array, Array, Array, Array]:
+        """Give gain, bias and their standard errors in the outputs' own units.
+
+        Parameters
+        ----------
+        reference, observed : (mean, spread)
+            What both were standardised by.
+        """
+        (ref_mean, ref_spread), (obs_mean, obs_spread) = reference, observed
+        related = self.slope != 0
+        slope = np.where(related, self.slope, 1.0)
+        gain = ref_spread / (obs_spread * slope)
+        centre = obs_mean + obs_spread * self.intercept
+        relative = np.hypot(self.slope_error / np.abs(slope), _GAIN_ERROR)
+        gain_error = np.where(related, np.abs(gain) * relative, np.inf)
+        level = self.intercept_error * obs_spread * np.abs(gain)
+        with np.errstate(invalid="ignore"):  # inf * 0, where unrelated
+            bias_error = np.where(related, np.hypot(level, gain_error * centre), np.inf)
+        return gain, ref_mean - gain * centre, gain_error, bias_error
 
 
 @dataclass(frozen=True, eq=False)
@@ -65,6 +107,8 @@ class Registration:
         ones contradict it, as under a shift that was not made band-limited.
     interval : tuple of (float, float)
         95 % interval per axis about `raw_shift`.
+    line : Line or None
+        Gain and bias with their errors; None where nothing was refined.
     peak_ratio : float
         Of the pooled phase correlation, see `PhaseCorrelation`.
     phase_peak : tuple of int
@@ -91,6 +135,7 @@ class Registration:
     standard_error: tuple[float, ...]
     band: float
     interval: tuple[tuple[float, float], ...]
+    line: Line | None
     peak_ratio: float
     phase_peak: tuple[int, ...]
     agreement: float
@@ -192,6 +237,7 @@ def register(
         standard_error=error,
         band=band,
         interval=tuple((s - 1.96 * e, s + 1.96 * e) for s, e in zip(raw, error, strict=True)),
+        line=None if refined is None else _line(refined[0]),
         peak_ratio=phase.peak_ratio,
         phase_peak=phase.peak,
         agreement=float((np.abs(deviations).max(axis=1) < 0.25).mean()) if len(deviations) else 1.0,
@@ -207,6 +253,16 @@ def register(
     )
 
 
+def _line(found: Refinement) -> Line:
+    related = found.slope != 0
+    return Line(
+        slope=found.slope,
+        slope_error=np.where(related, found.slope_error, np.inf),
+        intercept=found.intercept,
+        intercept_error=np.where(related, found.intercept_error, np.inf),
+    )
+
+
 def _refine(
     reference: Array,
     observed: Array,
@@ -217,23 +273,27 @@ def _refine(
     masks: tuple[Mask | None, Mask | None],
 ) -> tuple[Refinement, float] | None:
     """Refine in the widest band that the next lower one does not contradict."""
-    valid = None
-    if any(mask is not None for mask in masks):
-        reference, observed, valid = fill_invalid(reference, observed, shift=start, masks=masks)
+    has_masks = any(mask is not None for mask in masks)
     kept: tuple[Refinement, float] | None = None
     for band in _BANDS:
-        found = refine_shift(
-            reference,
-            observed,
-            start=start if kept is None else kept[0].shift.tolist(),
-            floor=floor,
-            free=free,
-            band=band,
-            valid=valid,
-        )
-        if found is None:
-            return kept
-        if kept is not None and not _contradicts(found, kept[0], free):
+        found = None
+        shift = start if kept is None else tuple(kept[0].shift.tolist())
+        # What fills a gap is as far off as the shift it was taken at: again, until it settles.
+        for _ in range(_MAX_FILLS if has_masks else 1):
+            ref, obs = reference, observed
+            valid: Mask | None = None
+            if has_masks:
+                ref, obs, valid = fill_invalid(reference, observed, shift=shift, masks=masks)
+            found = refine_shift(
+                ref, obs, start=shift, floor=floor, free=free, band=band, valid=valid
+            )
+            if found is None:
+                return kept
+            moved = np.abs(found.shift - shift).max()
+            shift = tuple(found.shift.tolist())
+            if moved < _SETTLED:
+                break
+        if found is None or (kept is not None and not _contradicts(found, kept[0], free)):
             return kept
         kept = found, band
     return kept
@@ -305,10 +365,10 @@ def _standard_error(found: Refinement, free: tuple[int, ...], floor: Array) -> t
     variance = np.diag(found.covariance).copy()
     robust = unit_covariance(found.grams, floor)
     if robust is not None:
-        # Within a factor of 1.6 the spread over units is no more than its own chance.
-        spread = np.diag(robust)
-        own = variance[list(free)]
-        variance[list(free)] = np.where(spread > 2.5 * own, spread, own)
+        # Beyond what chance makes of so many units, the noise is not white.
+        limit = 1 + 2.5 * math.sqrt(2 / len(found.grams))
+        spread, own = np.diag(robust), variance[list(free)]
+        variance[list(free)] = np.where(spread > limit * own, spread, own)
     return tuple(float(e) for e in np.sqrt(variance + _MODEL_ERROR**2))
 
 
@@ -375,7 +435,7 @@ def fill_invalid(
     """Fill positions that do not count with what the other array says they should be.
 
     Filters reach across them; zeros would put edges there. The values come from the other array at
-    the shift itself, on straight lines between neighbours.
+    the shift itself.
 
     Returns
     -------
@@ -389,7 +449,10 @@ def fill_invalid(
         for m in masks
     )
     slopes = _slopes(reference, observed, shift, ref_valid, obs_valid)
-    moved, moved_valid = _moved(reference, shift), _moved(ref_valid.astype(float), shift) > 0.99
+    moved, moved_valid = (
+        _moved(reference, shift),
+        _moved(ref_valid.astype(float), shift, is_mask=True) > 0.99,
+    )
     filled_observed = np.where(obs_valid, observed, slopes * moved)
     back = tuple(-s for s in shift)
     filled_reference = np.where(
@@ -401,15 +464,20 @@ def fill_invalid(
     return filled_reference, filled_observed, obs_valid & moved_valid
 
 
-def _moved(array: Array, shift: tuple[float, ...]) -> Array:
-    """Give the values at ``i + shift``, on straight lines between neighbours, ends repeated."""
+def _moved(array: Array, shift: tuple[float, ...], *, is_mask: bool = False) -> Array:
+    """Give the values at ``i + shift``, ends repeated; of masks, the least of the neighbours."""
     for axis, pixels in enumerate(shift, start=2):
-        below = math.floor(pixels)
-        places = np.arange(array.shape[axis]) + below
-        first, second = (
-            np.take(array, np.clip(places + k, 0, array.shape[axis] - 1), axis=axis) for k in (0, 1)
-        )
-        array = first + (pixels - below) * (second - first)
+        size = array.shape[axis]
+        offset, taps = axis_filter(-pixels, n_taps=_FILL_TAPS)
+        if is_mask:
+            offset, taps = math.floor(pixels), (0.5, 0.5)
+        elif len(taps) >= size:
+            offset, taps = round(pixels), (1.0,)
+        total = np.zeros(array.shape)
+        for k, tap in enumerate(taps):
+            source = np.clip(np.arange(size) + offset + k, 0, size - 1)
+            total += tap * np.take(array, source, axis=axis)
+        array = total
     return array
 
 

@@ -12,10 +12,15 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 
-def standardised(array: Array, valid: Mask | None) -> tuple[Array, Array]:
+def standardised(array: Array, valid: Mask | None) -> tuple[Array, Array, Array]:
     """Give an array with mean 0 and spread 1 per channel, zeros where it is not valid.
 
-    Channels without signal above round-off become 0; their spread is given as 1.
+    Returns
+    -------
+    standard : ndarray
+        Channels without signal above round-off become 0.
+    mean, spread : ndarray of float64, shape (C,)
+        The spread of channels without signal is given as 1.
     """
     axes = (0, *range(2, array.ndim))
     column = (1, -1) + (1,) * (array.ndim - 2)
@@ -28,7 +33,7 @@ def standardised(array: Array, valid: Mask | None) -> tuple[Array, Array]:
     is_flat = spread <= 1e-12 * np.abs(mean)
     spread = np.where(is_flat | (spread == 0), 1.0, spread)
     centred *= np.where(is_flat, 0.0, 1.0 / spread).reshape(column)
-    return centred, spread
+    return centred, mean, spread
 
 
 def clipped(array: Array, valid: Mask | None) -> Array:

@@ -8,11 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
-from convcal.estimation.affine import fit_affine
-from convcal.estimation.overlap import overlap_slices
-from convcal.estimation.rounding import RoundingLevel
-
-__all__ = ["Validity", "find_valid", "without_outliers"]
+__all__ = ["Validity", "find_valid"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -96,52 +92,6 @@ def find_valid(reference: Array, observed: Array) -> Validity:
     )
 
 
-def without_outliers(
-    validity: Validity,
-    reference: Array,
-    observed: Array,
-    *,
-    shift: tuple[int, ...],
-    level: RoundingLevel,
-) -> Validity:
-    """Leave out the values that are grossly off after a robust fit at a whole-pixel shift.
-
-    Parameters
-    ----------
-    validity : Validity
-    reference, observed : ndarray of float64, shape (N, C, *spatial)
-    shift : tuple of int
-    level : RoundingLevel
-
-    Returns
-    -------
-    Validity
-        Values more than 6 robust sigmas from the line are left out.
-    """
-    cut_reference, cut_observed = overlap_slices(shift, reference.shape[2:])
-    ref, obs = reference[cut_reference], observed[cut_observed]
-    usable = np.isfinite(ref) & np.isfinite(obs)
-    if validity.observed is not None:
-        usable &= validity.observed[cut_observed]
-    fit = fit_affine(ref, obs, valid=usable, least_signal=3 * level.single, robust=True)
-    column = (1, -1) + (1,) * len(shift)
-    with np.errstate(invalid="ignore"):
-        error = np.abs(ref - obs * fit.gain.reshape(column) - fit.bias.reshape(column))
-    is_near = np.ones(observed.shape, dtype=bool)
-    for channel in range(observed.shape[1]):
-        values = error[:, channel][usable[:, channel]]
-        if values.size:
-            sigma = max(1.4826 * float(np.median(values)), float(level.single[channel]))
-            is_near[cut_observed][:, channel] = ~(error[:, channel] > 6 * sigma)
-    axes = (0, *range(2, observed.ndim))
-    valid = is_near if validity.observed is None else is_near & validity.observed
-    return replace(
-        validity,
-        observed=None if valid.all() else valid,
-        outliers=(~is_near).sum(axis=axes),
-    )
-
-
 def _limits(ref: Array, obs: Array) -> list[tuple[float, float]]:
     """Give the clipped ends of one channel, each with the tolerance around it."""
     if obs.size == 0 or ref.size == 0 or np.ptp(obs) == 0 or np.ptp(ref) == 0:
@@ -150,7 +100,10 @@ def _limits(ref: Array, obs: Array) -> list[tuple[float, float]]:
     for sign in (1.0, -1.0):
         top_ref, top_obs = float(np.max(sign * ref)), float(np.max(sign * obs))
         near_ref, near_obs = _two_steps(top_ref), _two_steps(top_obs)
-        n_ref = int((sign * ref >= top_ref - near_ref).sum())
+        # Coarse steps repeat every value: then so much of the reference counts as one.
+        below = sign * obs[sign * obs < top_obs - near_obs]
+        step = (top_obs - float(below.max(initial=-np.inf))) * float(ref.std() / obs.std())
+        n_ref = int((sign * ref >= top_ref - max(near_ref, step)).sum())
         n_obs = int((sign * obs >= top_obs - near_obs).sum())
         # 6 of the same: in 8 values of a smooth crest two or three may round alike.
         is_repeated = n_obs >= max(6, 4 * n_ref, obs.size // 2000)

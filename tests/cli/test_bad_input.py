@@ -133,7 +133,7 @@ def test_data_that_does_not_fit_the_model(refused, folder, pair, arrays, names):
 def test_data_that_are_not_there_are_refused_before_a_model_is_opened(
     refused, monkeypatch, pair, place
 ):
-    for module in ("pairs", "capturing"):
+    for module in ("pair_sources", "capturing"):
         monkeypatch.setattr(f"convcal.{module}.open_runner", None)  # a call would be a TypeError
     capture = ("capture", pair[0], "--role", "observed", "-o", "c")
     for words in (("fit", *pair, *OUT), ("check", *pair), ("run", pair[0], "-o", "o.npz"), capture):

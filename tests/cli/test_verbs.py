@@ -338,7 +338,7 @@ def test_the_time_limit_reaches_the_runner(monkeypatch, convcal, pair, data, ver
     def open_runner(_, *, timeout, **options):
         raise UnavailableError(f"allowed {timeout}")
 
-    monkeypatch.setattr("convcal.pairs.open_runner", open_runner)
+    monkeypatch.setattr("convcal.pair_sources.open_runner", open_runner)
     monkeypatch.setattr("convcal.capturing.open_runner", open_runner)
     words = {"fit": (*pair, "-o", "c.json"), "check": pair, "run": (pair[1], "-o", "o.npz")}
     words["capture"] = (pair[1], "--role", "observed", "-o", "c")

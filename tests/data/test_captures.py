@@ -318,9 +318,9 @@ DAMAGE = {
         lambda c: change_json(c / "observed/zarr.json", attributes={"samples": ["a"] * 5}),
         ["does not name its samples"],
     ),
-    "fewer names than samples": (
-        lambda c: change_json(c / "observed/zarr.json", attributes={"samples": ["a"]}),
-        ["output 'y'", "(5, 1, 2, 3)", "1 samples are named"],
+    "more names than samples": (
+        lambda c: change_json(c / "observed/zarr.json", attributes={"samples": [*NAMED, "s5"]}),
+        ["output 'y'", "(5, 1, 2, 3)", "6 samples are named"],
     ),
     "provenance that is no object": (
         lambda c: change_json(

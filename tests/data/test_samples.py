@@ -476,3 +476,27 @@ def test_data_that_change_between_two_passes_are_noticed(loader, function, parts
     samples = open_samples(f"{loader}:{function}", ONE)
     with refused(loader.parent, *parts, error=InputError):
         list(samples)
+
+
+@pytest.mark.parametrize("form", ["npy", "npz", "keys", "files", "objects", "fortran"])
+def test_a_part_is_what_is_there_of_the_whole(tmp_path, form):
+    values = np.random.default_rng(4).random((9, 1, 3, 8), np.float32)
+    path = tmp_path / "data.npz"
+    if form == "files":
+        path = tmp_path / "files"
+        path.mkdir()
+        for index in range(3):
+            np.save(path / f"{index}.npy", values[3 * index : 3 * index + 3])
+    elif form == "keys":
+        np.savez(path, **{f"s{index}/x": value for index, value in enumerate(values)})
+    elif form == "npz":
+        np.savez_compressed(path, x=values)
+    else:
+        path = path.with_suffix(".npy")
+        np.save(path, np.asfortranarray(values) if form == "fortran" else values)
+    source = [{"x": value} for value in values] if form == "objects" else path
+    samples = open_samples(source, model(tensor((1, 3, 8))))
+    for start in range(10):
+        for stop in range(start, 10):
+            found = [sample["x"] for sample in samples.part(start, stop)]
+            np.testing.assert_array_equal(np.reshape(found, (-1, 1, 3, 8)), values[start:stop])
