@@ -18,6 +18,7 @@ from convcal.estimation import estimate
 __all__ = [
     "KINDS",
     "MISS",
+    "REFUSED",
     "Case",
     "Drawn",
     "Outcome",
@@ -28,6 +29,7 @@ __all__ = [
     "moves",
     "noise_level",
     "spread_over",
+    "worst",
 ]
 
 Array = NDArray[np.float64]

@@ -108,5 +108,3 @@ def _save(figure: Any, axes: Any, path: Path) -> None:
     axes.legend(frameon=False)
     figure.tight_layout()
     figure.savefig(path, dpi=_DPI)
-
-

@@ -1,8 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Other registration software at its best settings, for comparison.
 
-    python benchmarks/peers.py [--full]
-
 Every peer sees planes, so each is given the plane that suits it: the mean over the channels, each
 of spread 1, or every channel by itself and the median of what it finds, whichever is the better
 over all cases. What is not installed is named and left out (``pip install scikit-image
@@ -11,7 +9,6 @@ opencv-python-headless pystackreg SimpleITK``). Exceptions and misses are counte
 
 from __future__ import annotations
 
-import argparse
 import importlib.util
 import time
 from collections.abc import Callable, Iterator
@@ -122,7 +119,8 @@ def _result(name: str, errors: list[float], seconds: list[float]) -> PeerResult:
 
 def _planes(pair: Drawn) -> list[tuple[Plane, Plane]]:
     return [
-        (_unit(ref), _unit(obs)) for ref, obs in zip(pair.reference[0], pair.observed[0], strict=True)
+        (_unit(ref), _unit(obs))
+        for ref, obs in zip(pair.reference[0], pair.observed[0], strict=True)
     ]
 
 
@@ -216,21 +214,3 @@ _PEERS: dict[str, dict[str, Register]] = {
     "pystackreg": {"pystackreg": _pystackreg},
     "SimpleITK": {"SimpleITK correlation": _simpleitk},
 }
-
-
-def main() -> None:
-    """Print a line per program."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="ten pairs of each content, not one")
-    for result in compare(parser.parse_args().full):
-        if isinstance(result, str):
-            print(f"{result}: not installed, left out")
-        else:
-            print(
-                f"{result.name:52} median {result.median:.4f} px  {result.missed:5.1%} missed  "
-                f"{result.seconds * 1e3:7.1f} ms"
-            )
-
-
-if __name__ == "__main__":
-    main()
