@@ -109,7 +109,7 @@ def test_outputs_that_are_not_what_the_model_says_are_refused():
 @pytest.mark.parametrize(
     "options",
     [
-        {"model": "scale"},
+        {"model": "warp"},
         {"holdout": 0},
         {"holdout": 0.51},
         {"holdout": float("nan")},

@@ -90,7 +90,8 @@ def add_fit(verbs: Verbs) -> None:
         choices=_MODELS,
         default="auto",
         metavar="KIND",
-        help=f"{', '.join(_MODELS)} (default: auto, chosen on held-out samples)",
+        help="auto, identity, affine, or shift, subpixel-shift, scale, row-stride, each also as "
+        "KIND-affine (default: auto)",
     )
     parser.add_argument("--robust", action="store_true", help="gain and bias ignore gross outliers")
     add_axes(parser)

@@ -4,18 +4,22 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
+
+from convcal.estimation.lines import LineSums, line_sums
+from convcal.estimation.majority import find_majority
 
 __all__ = ["AffineFit", "fit_affine"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+Scalar = TypeVar("Scalar", np.float64, np.bool_)
 
-# Tukey's biweight: 95 % efficient on normal residuals.
-_TUKEY = 4.685
-_MAD_TO_SIGMA = 1.4826
+_MANY = 2**14  # values that are worked on at a time: they stay in the cache
+_GROUP = 64  # channels whose majority is looked for at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -83,142 +87,90 @@ def fit_affine(
     -----
     Sums are taken about each channel's mean (two passes in float64), so that an offset of any
     size costs no digits.
-
-    References
-    ----------
-    Rousseeuw and Van Driessen 2006, "Computing LTS regression for large data sets", DMKD 12.
     """
-    shape = reference.shape
-    usable = np.isfinite(reference) & np.isfinite(observed)
-    if valid is not None:
-        usable &= valid
-    n_channels = shape[1]
-    floor = np.broadcast_to(np.asarray(least_signal, dtype=np.float64), (n_channels,))
-    fits = np.array(
-        [
-            _fit_channel(
-                reference[:, c][usable[:, c]],
-                observed[:, c][usable[:, c]],
-                least_signal=float(floor[c]),
-                robust=robust,
-            )
-            for c in range(n_channels)
-        ]
-    ).T
+    n_channels = reference.shape[1]
+    least = np.broadcast_to(np.asarray(least_signal, dtype=np.float64), (n_channels,))
+    rows = _Rows(reference, observed, valid)
+    step = max(1, _MANY // max(reference.size // n_channels, 1))
+    sums = LineSums.joined([rows.sums(some) for some in _runs(0, n_channels, step)])
+    signal = (sums.total >= 3) & sums.has_signal(least)
+    n_values = sums.total.astype(np.int64)
+    if robust:
+        for group in _runs(0, n_channels, max(step, _GROUP)):
+            able = group.start + np.flatnonzero((signal & (n_values >= 8))[group])
+            if able.size:
+                sums = _without_outliers(rows, able, sums=sums, least=least, step=step)
+    return _fit(sums, signal, n_values)
+
+
+def _fit(sums: LineSums, signal: Mask, n_values: NDArray[np.int64]) -> AffineFit:
+    gain = np.where(signal, sums.gain, 1.0)
+    variance = sums.residual / np.maximum(sums.total - 2, 1)
+    spread = np.where(signal, sums.observed, 1.0)
+    safe = np.maximum(sums.total, 1e-30)
+    level = np.sqrt(variance * (1 / safe + sums.mean_observed**2 / spread))
+    product = np.where(signal & (sums.product != 0), sums.product, 1.0)
+    inverse = np.where(sums.product != 0, sums.reference / product, np.copysign(np.inf, gain))
+    # Without a fit the residual is the plain difference.
+    plain = sums.reference - 2 * sums.product + sums.observed
+    apart = plain / safe + np.square(sums.mean_reference - sums.mean_observed)
     return AffineFit(
-        gain=fits[0],
-        bias=fits[1],
-        gain_error=fits[2],
-        bias_error=fits[3],
-        inverse_gain=fits[4],
-        rmse=fits[5],
-        n_values=fits[6].astype(np.int64),
-        is_constant=fits[7].astype(bool),
+        gain=gain,
+        bias=np.where(signal, sums.bias, 0.0),
+        gain_error=np.where(signal, np.sqrt(variance / spread), np.inf),
+        bias_error=np.where(signal, level, np.inf),
+        inverse_gain=np.where(signal, inverse, 1.0),
+        rmse=np.sqrt(np.where(signal, sums.residual / safe, np.maximum(apart, 0.0))),
+        n_values=n_values,
+        is_constant=~signal,
     )
 
 
-def _fit_channel(ref: Array, obs: Array, *, least_signal: float, robust: bool) -> list[float]:
-    weights: Array | None = None
-    if robust and ref.size >= 8 and _has_signal(ref, obs, least_signal):
-        weights = _robust_weights(ref, obs)
-        kept = weights > 0
-        if kept.sum() < 3 or not _has_signal(ref[kept], obs[kept], least_signal):
-            weights = None  # what varies, as a single spike does, is the signal
-    return _solve(ref, obs, weights, least_signal)
+def _without_outliers(
+    rows: _Rows, able: NDArray[np.int64], *, sums: LineSums, least: Array, step: int
+) -> LineSums:
+    """Put in the sums of some channels those of the values that the majority vouches for."""
+    majority = find_majority(*rows.take(able))
+    parts = [majority.sums(some, *rows.take(able[some])) for some in _runs(0, len(able), step)]
+    better = LineSums.joined([part for part, _ in parts])
+    # Where it does not hold: what varies, as a single spike does, is the signal.
+    held = (np.concatenate([count for _, count in parts]) >= 3) & better.has_signal(least[able])
+    return sums.replaced(able[held], better, held)
 
 
-def _has_signal(ref: Array, obs: Array, least_signal: float) -> bool:
-    """Tell whether both vary by more than round-off and the reference by more than rounding."""
-    tiny = 4 * np.finfo(np.float64).eps
-    return bool(
-        ref.std() > max(least_signal, tiny * np.abs(ref).max())
-        and obs.std() > tiny * np.abs(obs).max()
-    )
+def _runs(start: int, stop: int, step: int) -> list[slice]:
+    return [slice(first, min(first + step, stop)) for first in range(start, stop, step)]
 
 
-def _solve(ref: Array, obs: Array, weights: Array | None, least_signal: float) -> list[float]:
-    n = ref.size
-    if n < 3 or not _has_signal(ref, obs, least_signal):
-        rmse = float(np.sqrt(np.mean((ref - obs) ** 2))) if n else 0.0
-        return [1.0, 0.0, np.inf, np.inf, 1.0, rmse, n, True]
-    # Sums, not dot products: pairwise summation is more exact, and no BLAS threads are woken.
-    total = float(n) if weights is None else float(weights.sum())
-    mean_ref, mean_obs = _sum(ref, weights) / total, _sum(obs, weights) / total
-    ref, obs = ref - mean_ref, obs - mean_obs
-    s_oo, s_ro, s_rr = (
-        _sum(obs * obs, weights),
-        _sum(ref * obs, weights),
-        _sum(ref * ref, weights),
-    )
-    gain = s_ro / s_oo
-    bias = mean_ref - gain * mean_obs
-    residual = _sum(np.square(ref - gain * obs), weights)
-    variance = residual / max(total - 2, 1)
-    gain_error = np.sqrt(variance / s_oo)
-    bias_error = np.sqrt(variance * (1 / total + mean_obs**2 / s_oo))
-    inverse = s_rr / s_ro if s_ro != 0 else np.copysign(np.inf, gain)
-    return [gain, bias, gain_error, bias_error, inverse, np.sqrt(residual / total), n, False]
+class _Rows:
+    """Two stacks as rows of one channel each."""
+
+    def __init__(self, reference: Array, observed: Array, valid: Mask | None) -> None:
+        self.reference, self.observed = reference, observed
+        self.valid = None if valid is None else np.broadcast_to(valid, reference.shape)
+        self.is_finite = True  # as far as is known
+
+    def take(self, channels: slice | NDArray[np.int64]) -> tuple[Array, Array, Mask | None]:
+        """Give the values of some channels, finite, and which are usable; None for all."""
+        if not isinstance(channels, slice) and len(channels) == channels[-1] - channels[0] + 1:
+            channels = slice(channels[0], channels[-1] + 1)
+        ref, obs = (_as_rows(stack[:, channels]) for stack in (self.reference, self.observed))
+        usable = None if self.valid is None else _as_rows(self.valid[:, channels])
+        if not self.is_finite:
+            finite = np.isfinite(ref) & np.isfinite(obs)
+            usable = finite if usable is None else usable & finite
+            ref, obs = np.where(usable, ref, 0.0), np.where(usable, obs, 0.0)
+        return ref, obs, usable
+
+    def sums(self, channels: slice) -> LineSums:
+        """Sum the usable values of some channels, and learn whether all are finite."""
+        with np.errstate(invalid="ignore", over="ignore"):
+            found = line_sums(*self.take(channels))
+            if self.is_finite and not np.isfinite(found.mean_reference + found.mean_observed).all():
+                self.is_finite = False
+                found = line_sums(*self.take(channels))
+        return found
 
 
-def _sum(values: Array, weights: Array | None) -> float:
-    return float(values.sum() if weights is None else (values * weights).sum())
-
-
-def _robust_weights(ref: Array, obs: Array) -> Array:
-    """Weigh each position by how well it fits the majority."""
-    keep = int(np.ceil(0.6 * ref.size))
-    best = (np.inf, 1.0, 0.0)
-    for gain, bias in _starts(ref, obs):
-        line = (gain, bias)
-        for _ in range(12):  # concentration steps converge in a few
-            error = np.abs(ref - line[0] * obs - line[1])
-            chosen = np.argpartition(error, keep - 1)[:keep]
-            new = _line(ref[chosen], obs[chosen])
-            if new == line:
-                break
-            line = new
-        error = np.sort(np.abs(ref - line[0] * obs - line[1]))[:keep]
-        cost = float(error @ error)
-        if cost < best[0]:
-            best = (cost, *line)
-    gain, bias = best[1:]
-    weights = np.ones(ref.size)
-    for _ in range(30):
-        residual = ref - gain * obs - bias
-        # The floor keeps an exact fit of the majority from rejecting all but bit-equal values.
-        scale = max(
-            _MAD_TO_SIGMA * float(np.median(np.abs(residual))), 1e-12 * float(np.abs(ref).max())
-        )
-        weights = np.square(np.clip(1 - (residual / (_TUKEY * scale)) ** 2, 0, None))
-        if (weights > 0).sum() < 3:
-            break
-        new = _line(ref, obs, weights)
-        settled = abs(new[0] - gain) <= 1e-12 * abs(gain)
-        gain, bias = new
-        if settled:
-            break
-    return weights
-
-
-def _starts(ref: Array, obs: Array) -> list[tuple[float, float]]:
-    """Give lines to start from: nothing wrong, least squares, and quartiles matched both ways."""
-    starts = [(1.0, float(np.median(ref - obs))), _line(ref, obs)]
-    quartiles_ref, quartiles_obs = (np.quantile(v, [0.25, 0.5, 0.75]) for v in (ref, obs))
-    spread = quartiles_obs[2] - quartiles_obs[0]
-    if spread > 0:
-        ratio = float((quartiles_ref[2] - quartiles_ref[0]) / spread)
-        starts += [
-            (sign * ratio, float(quartiles_ref[1] - sign * ratio * quartiles_obs[1]))
-            for sign in (1, -1)
-        ]
-    return starts
-
-
-def _line(ref: Array, obs: Array, weights: Array | None = None) -> tuple[float, float]:
-    mean_ref = float(np.average(ref, weights=weights))
-    mean_obs = float(np.average(obs, weights=weights))
-    centred = obs - mean_obs
-    weighted = centred if weights is None else weights * centred
-    spread = float((weighted * centred).sum())
-    gain = float((weighted * (ref - mean_ref)).sum()) / spread if spread > 0 else 1.0
-    return gain, mean_ref - gain * mean_obs
+def _as_rows(part: NDArray[Scalar]) -> NDArray[Scalar]:
+    return part.swapaxes(0, 1).reshape(part.shape[1], -1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convcal.errors import InputError
 
-__all__ = ["check_arrays", "check_limits", "thinned"]
+__all__ = ["Part", "check_arrays", "check_limits", "choose_part"]
 
 _LARGEST = 1e140
 """The sum of the squares of 1e28 such values is still a float64."""
@@ -78,40 +79,96 @@ def check_limits(
     return tuple(min(limit, size - 1) for limit, size in zip(wanted, spatial, strict=True))
 
 
-def thinned(
-    reference: NDArray[Any], observed: NDArray[Any], *, n_values: int, limits: Sequence[int]
-) -> tuple[NDArray[Any], NDArray[Any]]:
-    """Give about `n_values` values of each of two stacks (N, C, *spatial).
+@dataclass(frozen=True)
+class Part:
+    """Which values of two stacks are looked at.
 
-    Evenly spaced samples first; where one is too many, a window of it: the one whose reference
-    varies most, at least four times as wide as the largest shift.
+    Attributes
+    ----------
+    reference, observed : tuple of slice
+        Of each stack, so that a whole-pixel shift between them is gone.
+    channels : slice
+    """
+
+    reference: tuple[slice, ...]
+    observed: tuple[slice, ...]
+    channels: slice
+
+
+def choose_part(
+    reference: NDArray[Any],
+    *,
+    n_values: int,
+    shift: Sequence[int],
+    least: Sequence[int] | None = None,
+    thin_channels: bool = False,
+) -> Part:
+    """Choose about `n_values` values of each of two stacks (N, C, *spatial).
+
+    Evenly spaced samples first, then channels; where one is too many, a window: the one whose
+    reference varies most.
+
+    Parameters
+    ----------
+    reference : ndarray, shape (N, C, *spatial)
+    n_values : int
+    shift : sequence of int
+        What is cut from the overlap that this leaves; the other stack has its shape.
+    least : sequence of int or None
+        Smallest sizes of a window, 32 by default.
+    thin_channels : bool
+        Whether channels may be left out too.
     """
     n_samples, n_channels, *spatial = reference.shape
-    per_sample = math.prod(reference.shape[1:])
-    if reference.size <= n_values:
-        return reference, observed
-    kept = max(1, n_values // per_sample)
-    if kept < n_samples:
-        chosen = np.linspace(0, n_samples - 1, kept).round().astype(int)
-        reference, observed = reference[chosen], observed[chosen]
-    if per_sample <= n_values:
-        return reference, observed
-    side = (n_values / n_channels) ** (1 / len(spatial))
-    sizes = [
-        min(size, max(math.ceil(side), 4 * limit + 32))
-        for size, limit in zip(spatial, limits, strict=True)
+    overlap = [(max(0, s), min(n, n + s)) for s, n in zip(shift, spatial, strict=True)]
+    lengths = [max(stop - begin, 1) for begin, stop in overlap]
+    smallest = [
+        min(size, length)
+        for size, length in zip(least or [32] * len(spatial), lengths, strict=True)
     ]
-    best: tuple[float, tuple[slice, ...]] | None = None
-    for index in np.ndindex(*(size // wanted for size, wanted in zip(spatial, sizes, strict=True))):
-        cut = tuple(
-            slice(i * wanted, (i + 1) * wanted) for i, wanted in zip(index, sizes, strict=True)
-        )
-        part = reference[(slice(None), slice(None), *cut)]
-        every = (slice(None), slice(None), *(slice(None, None, 8) for _ in sizes))
-        spread = float(part[every].astype(np.float64).std())
+    sizes = _window(lengths, smallest, n_values / (1 if thin_channels else n_channels))
+    per_plane = math.prod(sizes)
+    channels = slice(None)
+    if thin_channels:
+        kept = max(1, min(n_channels, n_values // per_plane))
+        channels = slice(None, None, -(-n_channels // kept))
+        n_channels = len(range(n_channels)[channels])
+    kept = max(1, min(n_samples, n_values // (per_plane * n_channels)))
+    samples = slice(None, None, -(-n_samples // kept))
+    window = [slice(*ends) for ends in overlap]
+    if sizes != lengths:
+        window = _most_varied(reference[samples, channels], overlap, sizes)
+    moved = [slice(w.start - s, w.stop - s) for w, s in zip(window, shift, strict=True)]
+    return Part((samples, channels, *window), (samples, channels, *moved), channels)
+
+
+def _window(lengths: list[int], smallest: list[int], n_values: float) -> list[int]:
+    """Give sizes of about `n_values` together, alike but where an axis is shorter."""
+    sizes = list(lengths)
+    for done, axis in enumerate(sorted(range(len(lengths)), key=lengths.__getitem__)):
+        side = n_values ** (1 / (len(lengths) - done))
+        sizes[axis] = min(lengths[axis], max(smallest[axis], math.ceil(side)))
+        n_values /= sizes[axis]
+    return sizes
+
+
+def _most_varied(
+    reference: NDArray[Any], overlap: list[tuple[int, int]], sizes: list[int]
+) -> list[slice]:
+    best: tuple[float, list[slice]] | None = None
+    counts = [(stop - begin) // size for (begin, stop), size in zip(overlap, sizes, strict=True)]
+    thin = (
+        slice(None, None, max(1, len(reference) // 2)),
+        slice(None, None, max(1, reference.shape[1] // 4)),
+    )
+    steps = [max(1, size // 16) for size in sizes]
+    for index in np.ndindex(*counts):
+        cut = [
+            slice(begin + i * size, begin + (i + 1) * size)
+            for i, (begin, _), size in zip(index, overlap, sizes, strict=True)
+        ]
+        every = [slice(c.start, c.stop, step) for c, step in zip(cut, steps, strict=True)]
+        spread = float(reference[(*thin, *every)].astype(np.float64).std())
         if best is None or spread > best[0]:
             best = spread, cut
-    if best is None:
-        return reference, observed
-    where = (slice(None), slice(None), *best[1])
-    return reference[where], observed[where]
+    return [slice(*ends) for ends in overlap] if best is None else best[1]

@@ -26,7 +26,7 @@ from convcal.estimation.evidence import gather_evidence
 from convcal.estimation.facts import Facts
 from convcal.estimation.interpolation import Filter
 from convcal.estimation.metrics import Metrics, default_range, measure, measure_channels
-from convcal.estimation.registration import Registration, register
+from convcal.estimation.registration import Registration, find_outliers, register
 from convcal.estimation.rounding import RoundingLevel, rounding_level
 from convcal.estimation.selection import Choice, choose, corrected_without
 from convcal.estimation.splitting import content_order, split_samples, unit_labels
@@ -174,17 +174,14 @@ def estimate(
     level = rounding_level(ref, dtypes=dtypes)
     validity = find_valid(ref, obs)
     split = split_samples(ref.shape, holdout=holdout)
-    registration, line = None, None
+    found = _Registered()
     if spatial:
-        registration, line = _register(
-            ref, obs, validity=validity, limits=limits, level=level, robust=robust
-        )
-        if registration.outliers is not None:
-            validity = validity.leaving_out(registration.outliers)
-        if robust or registration.outliers is not None:
-            registration, line = _register(
-                ref, obs, validity=validity, limits=limits, level=level, robust=False
-            )
+        found = _register(ref, obs, validity=validity, limits=limits, level=level, robust=robust)
+        if found.outliers is not None:
+            validity = validity.leaving_out(found.outliers)
+        if robust or found.outliers is not None:
+            found = _register(ref, obs, validity=validity, limits=limits, level=level, robust=False)
+    registration = found.registration
     data = Data(ref, obs, validity.observed, level, robust)
     candidates, fit = propose(data, registration=registration, model=model)
     labels = unit_labels(spatial, n_samples=len(ref))
@@ -238,7 +235,7 @@ def estimate(
             split=split,
             choice=choice,
             registration=registration,
-            line=line,
+            line=found.line,
             validity=validity,
             level=level,
             fit=fit,
@@ -277,6 +274,15 @@ def _check_range(data_range: float | None, reference: NDArray[np.generic]) -> fl
     return default_range(reference)
 
 
+@dataclass(frozen=True, eq=False)
+class _Registered:
+    """A registration, gain and bias with their errors, and the values that contradict both."""
+
+    registration: Registration | None = None
+    line: tuple[Array, Array, Array, Array] | None = None
+    outliers: NDArray[np.bool_] | None = None
+
+
 def _register(
     ref: Array,
     obs: Array,
@@ -285,20 +291,36 @@ def _register(
     limits: tuple[int, ...],
     level: RoundingLevel,
     robust: bool,
-) -> tuple[Registration, tuple[Array, Array, Array, Array] | None]:
-    """Register both outputs, in units of each channel's spread; give gain and bias in their own."""
+) -> _Registered:
+    """Register both outputs, in units of each channel's spread.
+
+    A robust registration draws gross values in before it looks; whether they are outliers is
+    judged by what they were.
+    """
     (standard_ref, ref_mean, ref_spread), (standard_obs, obs_mean, obs_spread) = (
         standardised(clipped(array, mask) if robust else array, mask)
         for array, mask in ((ref, validity.reference), (obs, validity.observed))
     )
+    floor = np.square(level.single / ref_spread)
     found = register(
         standard_ref,
         standard_obs,
         limits=limits,
-        floor=np.square(level.single / ref_spread),
+        floor=floor,
         valid_reference=validity.reference,
         valid_observed=validity.observed,
     )
     if found.line is None:
-        return found, None
-    return found, found.line.gains((ref_mean, ref_spread), (obs_mean, obs_spread))
+        return _Registered(found)
+    column = (1, -1) + (1,) * (ref.ndim - 2)
+    raw = (obs - obs_mean.reshape(column)) / obs_spread.reshape(column)
+    outliers = find_outliers(
+        standard_ref,
+        raw,
+        shift=found.raw_shift,
+        line=None if robust else found.line,
+        floor=floor,
+        masks=(validity.reference, validity.observed),
+    )
+    line = found.line.gains((ref_mean, ref_spread), (obs_mean, obs_spread))
+    return _Registered(found, line, outliers)

@@ -3,17 +3,29 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import product
+from typing import Any
 
 import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from convcal.estimation.band import BandFilter
+
 __all__ = ["ShiftScores", "local_minima", "overlap_slices", "score_shifts"]
 
 Array = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
+
+# The correlation between whole pixels is interpolated from up to 8 to either side, 16 to a pixel.
+_REACH, _LEAST_REACH = 8, 3
+_FINE = 16
+_STEPS = 11  # in either direction: a little beyond half a pixel
+_MANY = 2**20  # values that are transformed at a time
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,6 +73,11 @@ class ShiftScores:
     def best(self, *, frozen_axes: tuple[int, ...] = ()) -> tuple[int, ...]:
         """Give the best shift, 0 along `frozen_axes`; of equals, the smallest."""
         score = self.score
+        if not frozen_axes:
+            equals = np.flatnonzero(score <= score.min() + 1e-7)
+            if len(equals) == 1:
+                place = np.unravel_index(int(equals[0]), score.shape)
+                return tuple(int(p) - m for p, m in zip(place, self.limits, strict=True))
         allowed = np.ones(score.shape, dtype=bool)
         for axis in frozen_axes:
             centre = np.arange(score.shape[axis]) == self.limits[axis]
@@ -72,25 +89,70 @@ class ShiftScores:
         return tuple(int(s) for s in equals[order[0]])
 
     def vertex(self, shift: tuple[int, ...], free: tuple[int, ...]) -> tuple[float, ...]:
-        """Give the top of the parabola through a shift and its neighbours, axis by axis."""
+        """Give the top of the correlation about a shift, along some axes, within 0.02 pixels or so.
+
+        Channels are pooled by what they tell at the whole-pixel shift, and the surface between
+        whole pixels is interpolated in its band (after Guizar-Sicairos, Thurman and Fienup 2008,
+        "Efficient subpixel image registration algorithms", Optics Letters 33(2), who do so for the
+        circular correlation). Axes where the limit is near keep a parabola.
+        """
         index = self.index(shift)
-        fine = [float(s) for s in shift]
-        for axis in free:
-            if not 0 < index[axis] < self.score.shape[axis] - 1:
-                continue
-            before, at, after = (
-                float(self.score[(*index[:axis], index[axis] + k, *index[axis + 1 :])])
-                for k in (-1, 0, 1)
-            )
-            bend = before - 2 * at + after
-            if bend > 0:
-                fine[axis] += min(max((before - after) / (2 * bend), -0.5), 0.5)
-        return tuple(fine)
+        unexplained, here = self.channels(shift)
+        weight = here / np.maximum(unexplained, 1e-3)
+        total = float(np.abs(weight).sum())
+        if total == 0:
+            return tuple(float(s) for s in shift)
+        reach = {
+            axis: min(_REACH, index[axis], self.score.shape[axis] - 1 - index[axis])
+            for axis in free
+        }
+        fine = {axis: r for axis, r in reach.items() if r >= _LEAST_REACH}
+        cut = tuple(
+            slice(i - fine[a], i + fine[a] + 1) if a in fine else slice(i, i + 1)
+            for a, i in enumerate(index)
+        )
+        part = self.correlation[(slice(None), *cut)]
+        patch: Array = ((weight / total) @ part.reshape(len(weight), -1)).reshape(part.shape[1:])
+        for axis in range(patch.ndim):
+            # Contracts the leading axis and appends the fine one: order is kept at the end.
+            length, *rest = patch.shape
+            kernel = _interpolation(fine[axis]) if axis in fine else np.ones((1, 1))
+            patch = (patch.reshape(length, -1).T @ kernel).reshape(*rest, -1)
+        best = np.unravel_index(int(patch.argmax()), patch.shape)
+        place = [float(s) for s in shift]
+        for axis in fine:
+            place[axis] += (_bend(patch, best, axis) + int(best[axis]) - _STEPS) / _FINE
+        for axis, r in reach.items():
+            if axis not in fine and r > 0:
+                place[axis] += _bend(-self.score, index, axis)
+        return tuple(place)
+
+
+def _bend(surface: Array, index: tuple[Any, ...], axis: int) -> float:
+    """Give the offset of the top of the parabola through a value and its neighbours."""
+    if not 0 < index[axis] < surface.shape[axis] - 1:
+        return 0.0
+    before, at, after = (
+        float(surface[(*index[:axis], index[axis] + k, *index[axis + 1 :])]) for k in (-1, 0, 1)
+    )
+    bend = 2 * at - before - after
+    return min(max((after - before) / (2 * bend), -0.5), 0.5) if bend > 0 else 0.0
+
+
+@lru_cache(maxsize=16)
+def _interpolation(reach: int) -> Array:
+    """Give the weights of 2 reach + 1 values, for each position about the middle one a column."""
+    weights = np.zeros((2 * _STEPS + 1, 2 * reach + 2))
+    for row, weight in enumerate(weights):
+        first, (taps, _) = BandFilter(reach).taps((row - _STEPS) / _FINE)
+        weight[first + reach : first + reach + len(taps)] = taps
+    # The outermost tap is zero at whole positions, the only ones where it would fall beyond.
+    return np.ascontiguousarray(weights[:, :-1].T)
 
 
 def score_shifts(
-    reference: Array,
-    observed: Array,
+    reference: Floats,
+    observed: Floats,
     *,
     limits: tuple[int, ...],
     floor: Array,
@@ -133,32 +195,32 @@ def score_shifts(
             limits,
         )
     n, sum_r, sum_o, sum_rr, sum_oo, sum_ro = moments
-    count = np.maximum(n, 1)
-    var_r = np.maximum(sum_rr / count - (sum_r / count) ** 2, 0)
-    var_o = np.maximum(sum_oo / count - (sum_o / count) ** 2, 0)
-    covariance = sum_ro / count - sum_r * sum_o / count**2
-    alive = (var_r.max(axis=_tail(var_r)) > 1e-9) & (var_o.max(axis=_tail(var_o)) > 1e-9)
+    each = 1 / np.maximum(n, 1)
+    mean_r, mean_o = sum_r * each, sum_o * each
+    var_r = np.maximum(sum_rr * each - mean_r * mean_r, 0)
+    var_o = np.maximum(sum_oo * each - mean_o * mean_o, 0)
+    covariance = sum_ro * each - mean_r * mean_o
+    tail = tuple(range(1, var_r.ndim))
+    alive = (var_r.max(axis=tail) > 1e-9) & (var_o.max(axis=tail) > 1e-9)
     enough = (n >= 4) & (var_r > 1e-9) & (var_o > 1e-9)
-    correlation = np.where(enough, covariance / np.sqrt(np.where(enough, var_r * var_o, 1.0)), 0.0)
-    correlation = np.clip(correlation, -1, 1)
+    power = var_r * var_o
+    power[~enough] = np.inf
+    correlation = np.clip(covariance / np.sqrt(power), -1, 1)
     # Degrees of freedom: gain, bias and mean; small overlaps get nothing for free.
-    freedom = (count - 1) / np.maximum(count - 2, 1)
-    unexplained = np.where(enough, np.minimum((1 - correlation**2) * freedom, 1.0), 1.0)
+    freedom = 1 + 1 / np.maximum(n - 2, 1)
+    unexplained = np.minimum((1 - correlation * correlation) * freedom, 1.0)
     column = (n_channels,) + (1,) * len(spatial)
+    counted = np.broadcast_to(n, var_r.shape)
     logs = 0.5 * np.log(unexplained + floor.reshape(column))
-    score = logs[alive].mean(axis=0) if alive.any() else np.zeros(n.shape[1:])
+    score = logs[alive].mean(axis=0) if alive.any() else np.zeros(var_r.shape[1:])
     return ShiftScores(
         score=score,
         unexplained=unexplained,
         correlation=correlation,
-        n_values=n[alive].sum(axis=0) if alive.any() else n.sum(axis=0),
+        n_values=counted[alive].sum(axis=0) if alive.any() else counted.sum(axis=0),
         alive=alive,
         limits=limits,
     )
-
-
-def _tail(array: Array) -> tuple[int, ...]:
-    return tuple(range(1, array.ndim))
 
 
 def _padded_shape(spatial: tuple[int, ...], limits: tuple[int, ...]) -> tuple[int, ...]:
@@ -170,55 +232,73 @@ def _padded_shape(spatial: tuple[int, ...], limits: tuple[int, ...]) -> tuple[in
 
 def _crop(correlation: Array, limits: tuple[int, ...]) -> Array:
     """Take the shifts -m … m out of a circular correlation whose zero is at index 0."""
-    for axis, limit in enumerate(limits):
-        correlation = np.take(correlation, np.arange(-limit, limit + 1), axis=axis)
+    for axis, limit in enumerate(limits, start=correlation.ndim - len(limits)):
+        correlation = correlation.take(np.arange(-limit, limit + 1), axis=axis)
     return correlation
 
 
-def _moments_of_boxes(reference: Array, observed: Array, limits: tuple[int, ...]) -> list[Array]:
+def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ...]) -> list[Array]:
     """Sum over the overlap where all values count: products by FFT, the rest by running sums."""
     n_samples, n_channels, *spatial = reference.shape
     padded = _padded_shape(tuple(spatial), limits)
-    axes = tuple(range(1, len(spatial) + 1))
+    axes = tuple(range(2, len(padded) + 2))
     cross = np.empty((n_channels, *(2 * limit + 1 for limit in limits)))
-    for channel in range(n_channels):
-        spectrum = scipy.fft.rfftn(reference[:, channel], padded, axes=axes)
-        spectrum *= scipy.fft.rfftn(observed[:, channel], padded, axes=axes).conj()
-        cross[channel] = _crop(scipy.fft.irfftn(spectrum.sum(axis=0), padded), limits)
-    lengths = [
-        size - np.abs(np.arange(-limit, limit + 1))
-        for size, limit in zip(spatial, limits, strict=True)
-    ]
-    positions = np.ones(())
-    for length in lengths:
-        positions = np.multiply.outer(positions, length)
-    n = np.broadcast_to(positions * n_samples, cross.shape)
-    return [
-        n,
-        _box_sums(reference.sum(axis=0), limits, forward=True),
-        _box_sums(observed.sum(axis=0), limits, forward=False),
-        _box_sums(np.square(reference).sum(axis=0), limits, forward=True),
-        _box_sums(np.square(observed).sum(axis=0), limits, forward=False),
-        cross,
-    ]
-
-
-def _box_sums(pooled: Array, limits: tuple[int, ...], *, forward: bool) -> Array:
-    """Sum over the overlap that each shift leaves of one of the two arrays."""
-    for axis, limit in enumerate(limits, start=1):
-        size = pooled.shape[axis]
-        shift = np.arange(-limit, limit + 1) * (1 if forward else -1)
-        zero = np.zeros_like(np.take(pooled, [0], axis=axis))
-        running = np.concatenate([zero, np.cumsum(pooled, axis=axis)], axis=axis)
-        pooled = np.take(running, np.minimum(size, size + shift), axis=axis) - np.take(
-            running, np.maximum(0, shift), axis=axis
+    step = max(1, _MANY // (n_samples * math.prod(padded)))
+    for first in range(0, n_channels, step):
+        some = slice(first, first + step)
+        spectrum = scipy.fft.rfftn(reference[:, some], padded, axes=axes)
+        other = scipy.fft.rfftn(observed[:, some], padded, axes=axes)
+        spectrum *= np.conj(other, out=other)
+        pooled = spectrum[0] if n_samples == 1 else spectrum.sum(axis=0)
+        cross[some] = _crop(
+            scipy.fft.irfftn(pooled, padded, axes=tuple(range(1, len(padded) + 1))), limits
         )
+    n = np.array(float(n_samples))
+    for size, limit in zip(spatial, limits, strict=True):
+        n = np.multiply.outer(n, size - np.abs(np.arange(-limit, limit + 1)))
+    pooled = np.empty((2, 2, n_channels, *spatial))
+    for side, values in enumerate((reference, observed)):
+        if n_samples == 1:
+            pooled[0, side] = values[0]
+            np.multiply(values[0], values[0], out=pooled[1, side])
+        else:
+            np.sum(values, axis=0, out=pooled[0, side])
+            np.einsum("n...,n...->...", values, values, out=pooled[1, side])
+    (sum_r, sum_o), (sum_rr, sum_oo) = _box_sums(pooled, limits)
+    back = (slice(None), *(slice(None, None, -1) for _ in limits))
+    return [n[None], sum_r, sum_o[back], sum_rr, sum_oo[back], cross]
+
+
+def _box_sums(pooled: Array, limits: tuple[int, ...]) -> Array:
+    """Sum over the part of the last axes that each shift of the reference leaves."""
+    for axis, limit in enumerate(limits, start=pooled.ndim - len(limits)):
+        shape = list(pooled.shape)
+        size, shape[axis] = shape[axis], 2 * limit + 1
+        after = math.prod(shape[axis + 1 :])
+        stacked = pooled.reshape(-1, size, after)
+        kept = _kept(size, limit)
+        inner = 0.0
+        if kept.shape[1] < size:  # what lies between, no shift leaves out
+            inner = stacked[:, limit : size - limit].sum(axis=1, keepdims=True)
+            stacked = np.concatenate([stacked[:, :limit], stacked[:, size - limit :]], axis=1)
+        sums = stacked[:, :, 0] @ kept.T if after == 1 else kept @ stacked
+        pooled = (sums.reshape(-1, 2 * limit + 1, after) + inner).reshape(shape)
     return pooled
 
 
+@lru_cache(maxsize=64)
+def _kept(size: int, limit: int) -> Array:
+    """Tell which of the first and last `limit` positions each shift of the reference leaves."""
+    shift, position = np.arange(-limit, limit + 1)[:, None], np.arange(size)
+    kept = (position >= shift) & (position < size + shift)
+    if 2 * limit < size:
+        kept = np.concatenate([kept[:, :limit], kept[:, size - limit :]], axis=1)
+    return kept.astype(np.float64)
+
+
 def _moments_of_masks(
-    reference: Array,
-    observed: Array,
+    reference: Floats,
+    observed: Floats,
     valid_reference: Mask,
     valid_observed: Mask,
     limits: tuple[int, ...],

@@ -3,79 +3,66 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
 import numpy as np
 import scipy.fft
-import scipy.linalg
 from numpy.typing import NDArray
 
-__all__ = ["BorderError", "extend_axis"]
+__all__ = ["Predictor", "border_variances", "predictors"]
 
 Array = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 
 _ORDER = 8  # values that predict; 4 and 16 gave the same errors of the shift
 _RIDGE = 1e-6  # of the variance: fp16 noise and less, so that smooth content stays solvable
+_MANY = 2**14  # values of a stack that its covariance is taken from, at most
 
 
-class BorderError:
-    """How wrong predicted values make what a filter gives near a border.
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """How to continue a stack along one axis.
 
-    Parameters
+    Attributes
     ----------
-    covariance : ndarray of float64, shape (n, n)
-        Of the errors of the first n predicted values, counted outwards.
+    before, after : ndarray of float64, shape (width, order)
+        Weights of the first values for the positions ``-width … -1``, and of the last values for
+        the positions that follow, both in the order of the positions.
+    error : ndarray of float64, shape (width, width)
+        Covariance of the errors of the predicted values, counted outwards.
     """
 
-    def __init__(self, covariance: Array) -> None:
-        self.covariance = covariance
+    before: Array
+    after: Array
+    error: Array
 
-    def variances(self, taps: Array, *, first: int, size: int, start: int, length: int) -> Array:
-        """Give the variance of the error of filtered values along one axis.
-
-        Parameters
-        ----------
-        taps : ndarray of float64, shape (n_taps,)
-        first : int
-            The first tap of the value at position i belongs to ``i + first``.
-        size : int
-            Of the axis before it was extended.
-        start, length : int
-            Which positions to tell of.
-
-        Returns
-        -------
-        ndarray of float64, shape (length,)
-            In units of the stack's variance, zero where no predicted value enters.
-        """
-        total = np.zeros(length)
-        source = start + first + np.arange(length)[:, None] + np.arange(len(taps))
-        for outside in (-1 - source, source - size):
-            rows = np.flatnonzero((outside >= 0).any(axis=1))
-            if not rows.size:
-                continue
-            weights = np.zeros((rows.size, len(self.covariance)))
-            where, tap = np.nonzero(outside[rows] >= 0)
-            weights[where, outside[rows][where, tap]] = taps[tap]
-            total[rows] += np.einsum("je,ef,jf->j", weights, self.covariance, weights)
-        return total
+    @property
+    def order(self) -> int:
+        """How many values predict."""
+        return int(self.before.shape[1])
 
 
-def extend_axis(array: Array, *, axis: int, width: int) -> tuple[Array, BorderError]:
-    """Extend a stack along one axis by what its own correlation predicts.
+def predictors(
+    stacks: Sequence[Floats], *, axes: Sequence[int], widths: Sequence[int]
+) -> list[list[Predictor]]:
+    """Give the predictors of stacks along some axes.
 
     Parameters
     ----------
-    array : ndarray of float64, shape (N, C, *spatial)
-        Variance about 1 per channel.
-    axis : int
-    width : int
-        Positions to add at either end.
+    stacks : sequence of ndarray, shape (N, C, *spatial)
+        Of one shape, mean 0 and variance about 1 per channel.
+    axes : sequence of int
+        Spatial axes.
+    widths : sequence of int
+        Positions to predict at either end of each axis.
 
     Returns
     -------
-    ndarray of float64
-        The extended stack.
-    BorderError
-        How far the prediction can be trusted.
+    list of list of Predictor
+        Per axis, one per stack.
 
     Notes
     -----
@@ -84,25 +71,100 @@ def extend_axis(array: Array, *, axis: int, width: int) -> tuple[Array, BorderEr
     itself along that axis. Its error is uncorrelated with what lies inside, so that filtered
     values near a border are noisier but not biased, which no replicated or reflected border is.
     """
-    size = array.shape[axis]
-    order = min(_ORDER, size)
-    mean = array.mean(axis=tuple(range(2, array.ndim)), keepdims=True)
-    centred = np.moveaxis(array - mean, axis, -1)
-    n_lags = order + width
-    spectrum = scipy.fft.rfft(centred, scipy.fft.next_fast_len(size + n_lags, real=True))
-    power = (spectrum.real**2 + spectrum.imag**2).sum(axis=tuple(range(array.ndim - 1)))
-    covariance = scipy.fft.irfft(power, scipy.fft.next_fast_len(size + n_lags, real=True))[:n_lags]
+    found: list[list[Predictor]] = []
+    order = min(_ORDER, *(stacks[0].shape[axis + 2] for axis in axes))
+    width = max(widths)
+    covariance = np.concatenate(
+        [_autocovariance(stacks, axis=axis, n_lags=order + width) for axis in axes]
+    )
+    distance, outside, apart = _lags(order, width)
+    known = covariance[:, distance]
+    known[:, range(order), range(order)] *= 1 + _RIDGE
+    across = covariance[:, outside]
+    solved = np.linalg.solve(known, across)
+    error = covariance[:, apart] - across.swapaxes(1, 2) @ solved
+    before = np.ascontiguousarray(solved.swapaxes(1, 2)[:, ::-1])
+    after = np.ascontiguousarray(solved[:, ::-1].swapaxes(1, 2))
+    for place, own in enumerate(widths):
+        rows = range(place * len(stacks), (place + 1) * len(stacks))
+        found.append(
+            [
+                Predictor(before[i, width - own :], after[i, :own], error[i, :own, :own])
+                for i in rows
+            ]
+        )
+    return found
+
+
+def border_variances(taps: Array, errors: Array) -> Array:
+    """Give how far predicted values make filtered ones wrong.
+
+    Parameters
+    ----------
+    taps : ndarray of float64, shape (n, n_taps)
+        Of several filters, the outermost first.
+    errors : ndarray of float64, shape (n, width, width)
+        `Predictor.error` of the stack that each filters; the width is less than `n_taps`.
+
+    Returns
+    -------
+    ndarray of float64, shape (n, width)
+        The variance where the first 1, 2, … width taps lie outside.
+    """
+    width, (n_filters, n_taps) = errors.shape[1], taps.shape
+    # In row r the taps r, r - 1, … 0 and zeros.
+    padded = np.zeros((n_filters, n_taps + width))
+    padded[:, width:] = taps
+    outside = padded[:, _lower(width)]
+    return np.asarray(((outside @ errors) * outside).sum(axis=2))
+
+
+@lru_cache(maxsize=16)
+def _lower(width: int) -> NDArray[np.int64]:
+    return width + np.subtract.outer(np.arange(width), np.arange(width))
+
+
+@lru_cache(maxsize=64)
+def _lags(order: int, width: int) -> tuple[NDArray[np.int64], ...]:
+    """Give the lags between values that predict, from those to predicted ones, between these."""
+    inside, outside = np.arange(order), np.arange(width)
+    return (
+        np.abs(np.subtract.outer(inside, inside)),
+        np.add.outer(inside + 1, outside),
+        np.abs(np.subtract.outer(outside, outside)),
+    )
+
+
+def _some_of(stack: Floats, axis: int) -> Floats:
+    """Take evenly spaced planes, then lines, of which the covariance is taken."""
+    for other in range(stack.ndim):
+        step = stack.size // _MANY
+        if other != axis + 2 and step > 1:
+            step = min(step, stack.shape[other])
+            stack = stack[(slice(None),) * other + (slice(None, None, step),)]
+    return stack
+
+
+def _autocovariance(stacks: Sequence[Floats], *, axis: int, n_lags: int) -> Array:
+    """Give the covariance along one axis at the lags 0 … n_lags - 1, shape (n, n_lags)."""
+    some = [_some_of(stack, axis) for stack in stacks]
+    size = some[0].shape[axis + 2]
+    padded = scipy.fft.next_fast_len(size + n_lags, real=True)
+    spectra = scipy.fft.rfft(np.stack(some), padded, axis=axis + 3)
+    others = tuple(a for a in range(1, spectra.ndim) if a != axis + 3)
+    power = (spectra.real**2 + spectra.imag**2).sum(axis=others, dtype=np.float64)
     # Biased on purpose (divided by the same number at every lag): then it is a covariance.
-    covariance /= array.size
-    if covariance[0] <= 0:
-        covariance[0] = 1.0
-    outside = np.arange(1, width + 1)[:, None] + np.arange(order)
-    known = scipy.linalg.toeplitz(covariance[:order]) + _RIDGE * covariance[0] * np.eye(order)
-    across = covariance[np.minimum(outside, order + width - 1)]
-    predictor = np.linalg.solve(known, across.T).T
-    error = scipy.linalg.toeplitz(covariance[:width]) - predictor @ across.T
-    before = (centred[..., :order] @ predictor.T)[..., ::-1]
-    after = centred[..., : size - order - 1 if size > order else None : -1] @ predictor.T
-    extended = np.concatenate([before, centred, after], axis=-1)
-    result = np.ascontiguousarray(np.moveaxis(extended, -1, axis)) + mean
-    return result, BorderError(error)
+    covariance: Array = power @ _cosines(padded, n_lags) / some[0].size
+    covariance[:, 0] = np.where(covariance[:, 0] > 0, covariance[:, 0], 1.0)
+    return covariance
+
+
+@lru_cache(maxsize=16)
+def _cosines(size: int, n_lags: int) -> Array:
+    """Give the inverse transform of a real and even spectrum of that size at the first lags."""
+    angle = 2 * np.pi / size * np.outer(np.arange(size // 2 + 1), np.arange(n_lags))
+    twice = np.full(size // 2 + 1, 2.0)
+    twice[0] = 1.0
+    twice[size // 2 :] = 1.0 if size % 2 == 0 else 2.0
+    cosines: Array = twice[:, None] * np.cos(angle) / size
+    return cosines

@@ -10,6 +10,7 @@ import numpy as np
 import scipy.ndimage
 from numpy.typing import NDArray
 
+from convcal.estimation.affine import fit_affine
 from convcal.estimation.interpolation import axis_filter
 from convcal.estimation.overlap import (
     ShiftScores,
@@ -21,7 +22,7 @@ from convcal.estimation.phase import correlate_phases
 from convcal.estimation.refinement import Refinement, refine_shift
 from convcal.estimation.units import unit_covariance, unit_deviations
 
-__all__ = ["Registration", "register"]
+__all__ = ["Line", "Registration", "fill_invalid", "find_outliers", "register"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -117,9 +118,6 @@ class Registration:
         Share of samples and blocks that, by themselves, would move by less than a quarter pixel.
     unit_spread : tuple of float
         Median absolute deviation of their shifts, per axis.
-    outliers : ndarray of bool, shape (N, C, *spatial), or None
-        Observed values that the registered reference does not explain, by far; None where they
-        are fewer than one in a thousand.
     ambiguous : tuple of tuple of int
         Other whole-pixel shifts within noise of the best.
     unexplained : float
@@ -140,7 +138,6 @@ class Registration:
     phase_peak: tuple[int, ...]
     agreement: float
     unit_spread: tuple[float, ...]
-    outliers: Mask | None
     ambiguous: tuple[tuple[int, ...], ...]
     unexplained: float
 
@@ -245,9 +242,6 @@ def register(
             float(np.median(np.abs(deviations[:, a]))) if len(deviations) else 0.0
             for a in range(len(best))
         ),
-        outliers=find_outliers(reference, observed, shift=raw, floor=floor, masks=masks)
-        if refined is not None
-        else None,
         ambiguous=_ambiguous(scores, best, frozen),
         unexplained=float(np.median(seen)) if seen.size else 1.0,
     )
@@ -304,10 +298,20 @@ def find_outliers(
     observed: Array,
     *,
     shift: tuple[float, ...],
+    line: Line | None,
     floor: Array,
     masks: tuple[Mask | None, Mask | None],
 ) -> Mask | None:
     """Find observed values that lie far from the registered reference.
+
+    Parameters
+    ----------
+    reference, observed : ndarray of float64, shape (N, C, *spatial)
+    shift : tuple of float
+    line : Line or None
+        Gain and bias; None to take those of the majority.
+    floor, masks
+        As for `register`.
 
     Returns
     -------
@@ -324,9 +328,14 @@ def find_outliers(
     for mask in masks:
         if mask is not None:
             valid &= np.broadcast_to(mask, observed.shape)
-    whole = np.ones(observed.shape, dtype=bool)
-    slopes = _slopes(reference, observed, shift, whole, valid)
-    predicted = slopes * _moved(reference, shift)
+    column = (1, -1) + (1,) * len(shift)
+    moved = _moved(reference, shift)
+    if line is None:
+        majority = fit_affine(observed, moved, valid=valid, robust=True)
+        slope, intercept = majority.gain, majority.bias
+    else:
+        slope, intercept = line.slope, line.intercept
+    predicted = slope.reshape(column) * moved + intercept.reshape(column)
     error = np.abs(observed - predicted)
     low, high = (
         f(predicted, size=(1, 1, *(3,) * len(shift)), mode="nearest")

@@ -6,7 +6,7 @@ from __future__ import annotations
 import numpy as np
 from numpy.typing import NDArray
 
-from convcal.estimation.refinement import solve
+from convcal.estimation.solution import solve
 
 __all__ = ["unit_covariance", "unit_deviations"]
 

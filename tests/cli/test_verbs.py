@@ -127,7 +127,7 @@ def test_the_exported_python_file_corrects_and_passes_its_test(convcal, folder, 
     ("fault", "reason"),
     [
         ("noise:relative=0.3", "the residual is noise"),
-        ("scale-corner:growth=0.03", "a change of scale, not a shift"),
+        ("garbage:strength=3", "content is not there"),
         ("row-stride", "rows of 50 values were read from a buffer whose rows are 64"),
         ("saturate:limit=0.7", "stand at a limit (-0.7, 0.7)"),
         ("garbage", "its content is not there"),
