@@ -107,6 +107,8 @@ class Outcome:
         As claimed.
     is_whole, is_refused, is_covered : ndarray of bool, shape (n_axes,)
         Called whole; called not identifiable; truth within the 95 % interval.
+    gain_covered, bias_covered : ndarray of bool, shape (C,)
+        Truth within the 95 % interval; empty where none is given.
     n_ambiguous : int
         Other shifts that are said to fit equally well.
     band : float
@@ -118,6 +120,8 @@ class Outcome:
     is_whole: NDArray[np.bool_]
     is_refused: NDArray[np.bool_]
     is_covered: NDArray[np.bool_]
+    gain_covered: NDArray[np.bool_]
+    bias_covered: NDArray[np.bool_]
     n_ambiguous: int
     band: float
 
@@ -207,20 +211,28 @@ def estimated(case: Case, drawn: Drawn | None = None, **options: Any) -> Outcome
     """Draw a case, estimate its shift, and compare."""
     drawn = draw(case) if drawn is None else drawn
     result = estimate(drawn.reference, drawn.observed, **options)
-    found = result.evidence["registration"]
+    found, channels = (result.evidence[name] for name in ("registration", "channels"))
     truth = np.array(case.shift)
     shift = np.array(found["shift"])
-    low, high = np.array(found["interval"], dtype=np.float64).T
     return Outcome(
         case=case,
         error=shift - truth,
         standard_error=np.array(found["standard_error"], dtype=np.float64),
         is_whole=np.array(found["is_whole"]),
         is_refused=~np.array(found["is_identifiable"]),
-        is_covered=(low <= truth) & (truth <= high),
+        is_covered=_within(found["interval"], truth),
+        gain_covered=_within(channels.get("gain_interval"), drawn.gain),
+        bias_covered=_within(channels.get("bias_interval"), drawn.bias),
         n_ambiguous=len(found["ambiguous_shifts"]),
         band=float(found["band"]),
     )
+
+
+def _within(intervals: Any, truth: Array) -> NDArray[np.bool_]:
+    if not intervals or None in intervals:
+        return np.zeros(0, dtype=bool)
+    low, high = np.array(intervals, dtype=np.float64).T
+    return np.asarray((low <= truth) & (truth <= high))
 
 
 def spread_over(kinds: Sequence[str], case: Case, *, per_kind: int, first: int = 0) -> list[Case]:

@@ -53,7 +53,7 @@ def measure(parts: list[str], *, is_full: bool) -> list[Row]:
     for part in parts:
         start = time.perf_counter()
         found = PARTS[part](is_full)
-        print(f"{part} ({time.perf_counter() - start:.1f} s)")
+        print(f"{part} ({time.perf_counter() - start:.1f} s)", flush=True)
         for row in found:
             state = {None: "", True: "met", False: "MISSED"}[row.is_met]
             print(f"  {state:7}{row.name}: {row.figure}   [{row.target}]")

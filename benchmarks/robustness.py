@@ -117,25 +117,24 @@ def coverage(is_full: bool) -> list[Row]:
     A row counts as met where the count is within two of its own standard errors of 93 to 97 %.
     """
     rows = []
-    count = 100 if is_full else 4
+    count = 100 if is_full else 3
     for snr_db in (40.0, 30.0, 20.0, 10.0):
         case = Case((32, 32), (0.0, 0.0), n_samples=2, snr_db=snr_db)
-        inside: dict[str, list[bool]] = {"estimate, shift": [], "shift": [], "gain": [], "bias": []}
+        inside: dict[str, list[bool]] = {}
         for each in spread_over(("pink", "white", "edges", "features"), case, per_kind=count):
             pair = draw(each)
-            inside["estimate, shift"] += estimated(each, pair).is_covered.tolist()
-            found = align(pair.reference, pair.observed)
-            for name, truth in (
-                ("shift", np.array(each.shift)),
-                ("gain", pair.gain),
-                ("bias", pair.bias),
+            outcome, found = estimated(each, pair), align(pair.reference, pair.observed)
+            for name, covered, truth in (
+                ("shift", outcome.is_covered, np.array(each.shift)),
+                ("gain", outcome.gain_covered, pair.gain),
+                ("bias", outcome.bias_covered, pair.bias),
             ):
+                inside.setdefault(f"estimate, {name}", []).extend(covered.tolist())
                 off = np.abs(getattr(found, name) - truth)
-                error = getattr(found, f"{name}_error")
-                inside[name] += (off <= 1.96 * error).tolist()
-        names = {"shift": "align, shift", "gain": "align, gain", "bias": "align, bias"}
+                near = off <= 1.96 * getattr(found, f"{name}_error")
+                inside.setdefault(f"align, {name}", []).extend(near.tolist())
         rows += [
-            _covered(f"{names.get(name, name)}, {snr_db:.0f} dB, 2 x 3, 32x32", flags)
+            _covered(f"{name}, {snr_db:.0f} dB, 2 x 3, 32x32", flags)
             for name, flags in inside.items()
         ]
     return [*rows, _covered_where_noise_is_correlated(count)]
@@ -157,8 +156,8 @@ def _covered_where_noise_is_correlated(count: int) -> Row:
 
 
 def _covered(name: str, inside: Sequence[bool]) -> Row:
-    share = float(np.mean(inside))
-    allowed = 2 * np.sqrt(0.05 * 0.95 / len(inside))
+    share = float(np.mean(inside)) if inside else 0.0
+    allowed = 2 * np.sqrt(0.05 * 0.95 / max(len(inside), 1))
     return Row(
         f"95 % interval: {name}",
         f"{share:.1%} of {len(inside)}",
