@@ -1,21 +1,20 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Measure what the estimation rests on: the figures in its comments, and its exactness.
+"""Measure the figures in the comments of ``convcal.estimation``: fractional taps, fp16 networks.
 
     python benchmarks/estimation.py
 
-Takes about half a minute. Everything is seeded; on another machine the last digits may differ.
+Takes some seconds. Everything is seeded; on another machine the last digits may differ. How exact
+the estimates are is measured by ``registration.py``.
 """
 
 from __future__ import annotations
-
-import time
 
 import numpy as np
 import scipy.signal
 
 from convcal.arithmetic import correct
 from convcal.datasets import make_pair
-from convcal.estimation import estimate, measure
+from convcal.estimation import measure
 from convcal.estimation.interpolation import axis_filter
 
 CONTENTS = ("smooth", "blobs", "edges", "pink", "white")
@@ -77,40 +76,6 @@ def _convolve(planes: np.ndarray, weight: np.ndarray) -> np.ndarray:
     )
 
 
-def print_exactness() -> None:
-    """Print the error of fractional shifts to 4 px, 64 x 64, 4 samples of 3 channels."""
-    print("shift error in px, 40 seeds over all contents: median, 95th percentile, largest")
-    for label, snr_db in (("fp16 only", None), ("20 dB", 20.0), ("10 dB", 10.0)):
-        errors = []
-        for seed in range(40):
-            shift = tuple(np.random.default_rng(seed).uniform(-4, 4, 2))
-            content = CONTENTS[seed % len(CONTENTS)]
-            pair = make_pair(
-                (64, 64), shift=shift, content=content, n_samples=4, snr_db=snr_db, seed=seed
-            )
-            found = estimate(pair.reference, pair.observed).evidence["registration"]["shift"]
-            errors.append(np.abs(np.subtract(found, shift)).max())
-        middle, high = np.percentile(errors, (50, 95))
-        print(f"  {label:9} {middle:.5f}  {high:.5f}  {max(errors):.5f}")
-
-
-def print_times() -> None:
-    """Print how long an estimate takes, median of 3."""
-    print("time of an estimate, median of 3")
-    for n_samples, n_channels, *spatial in ((8, 16, 64, 64), (24, 1, 128, 128), (64, 1, 4096)):
-        for shift, label in ((2, "whole"), (1.4, "fractional")):
-            pair = make_pair(
-                tuple(spatial), shift=shift, n_samples=n_samples, n_channels=n_channels, seed=0
-            )
-            times = []
-            for _ in range(3):
-                start = time.perf_counter()
-                estimate(pair.reference, pair.observed)
-                times.append(time.perf_counter() - start)
-            shape = (n_samples, n_channels, *spatial)
-            print(f"  {shape!s:18} {label:10} {sorted(times)[1]:.2f} s")
-
-
 if __name__ == "__main__":
-    for print_part in (print_taps, print_rounding, print_exactness, print_times):
-        print_part()
+    print_taps()
+    print_rounding()
