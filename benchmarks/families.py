@@ -563,7 +563,14 @@ def made_worse(case: Case, result: Estimate) -> bool:
     """Tell whether the correction makes fresh samples worse, beyond the standard error."""
     ref = case.reference[case.n_fitted :].astype(np.float64)
     obs = case.observed[case.n_fitted :]
-    corrected = correct(obs, filters=result.filters, gain=result.gain, bias=result.bias)
+    corrected = correct(
+        obs,
+        filters=result.filters,
+        gain=result.gain,
+        bias=result.bias,
+        resampling=result.resampling,
+        rows=result.rows,
+    )
     window = tuple(
         slice(start, size - end)
         for (start, end), size in zip(result.margins, ref.shape[2:], strict=True)

@@ -151,8 +151,14 @@ def _clipped_only(facts: Facts) -> Judgement | None:
     return conclude(facts, "partly-correctable", "saturation", reason, facts.candidate)
 
 
+def _resampled(facts: Facts) -> Judgement | None:
+    """Keep what was proven to undo a scale or a row stride: what it leaves comes of that."""
+    candidate = facts.candidate
+    return None if candidate.resampling is None and candidate.rows is None else _partly(facts)
+
+
 def _growing(facts: Facts) -> Judgement | None:
-    if facts.registration is None or facts.candidate.resampling is not None:
+    if facts.registration is None:
         return None
     least = (_GROWTH,) * len(facts.limits)
     if facts.candidate.model != "affine":
@@ -339,6 +345,7 @@ _RULES = (
     recognition.flat_offset,
     _solved,
     _clipped_only,
+    _resampled,
     recognition.row_stride,
     _growing,
     recognition.prefix,

@@ -222,7 +222,7 @@ def test_scores_are_those_of_the_registration(spatial, limits, offset):
     moments = pool_moments(reference[:2], observed[:2], limits=limits).pooled(
         pool_moments(reference[2:], observed[2:], limits=limits)
     )
-    scores = moments.scores(rounding=np.sqrt(floor) * standard[0][1])
+    scores = moments.scores(rounding=np.sqrt(floor) * standard[0][2])
     # Where gain and bias explain all but the floor of 1e-8, round-off of 1e-15 is 1e-7 of that.
     np.testing.assert_allclose(scores.score, expected.score, atol=1e-6)
     np.testing.assert_allclose(scores.unexplained, expected.unexplained, atol=1e-12)
