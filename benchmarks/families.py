@@ -634,8 +634,7 @@ def table(counts: Sequence[Count]) -> str:
     n_worse = sum(count.n_worse for count in counts)
     lines += [
         "",
-        f"Of {n_cases} cases {n_corrected} were corrected. The correction made {n_worse} of them "
-        "worse than no correction, beyond its standard error, on samples that were not fitted.",
+        f"Of {n_cases} cases {n_corrected} were corrected, which made {n_worse} of them worse.",
         "",
         "| fault | where | right too, or instead |",
         "|---|---|---|",

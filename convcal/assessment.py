@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, cast
 
 import numpy as np
@@ -13,7 +13,7 @@ from convcal.calibration import OutputCalibration, Verdict
 from convcal.correction import AxisFilter, Correction, SincFilter
 from convcal.errors import InputError
 from convcal.estimation import Estimate, OutputStatistics, estimate, estimate_statistics
-from convcal.layout import Layout
+from convcal.layout import Layout, excess, without_excess
 from convcal.words import MODELS
 
 __all__ = ["FitOptions", "assess", "assess_statistics"]
@@ -83,7 +83,7 @@ def assess(
     Parameters
     ----------
     reference, observed : ndarray
-        Paired outputs, (N, channels, *space), of the same shape.
+        Paired outputs, (N, channels, *space), of the same shape, or the observed ones longer.
     layout : Layout
         What the axes of the output are where the correction will be applied.
     dtype : str
@@ -102,11 +102,8 @@ def assess(
     InputError
         If the arrays do not fit each other or cannot be used.
     """
-    if reference.shape != observed.shape:
-        raise InputError(
-            f"reference has shape {reference.shape} and observed {observed.shape}; "
-            "they must be the same"
-        )
+    crop = excess(reference.shape, observed.shape)
+    observed = without_excess(observed, reference.shape)
     if _is_labels(dtype):
         n_different = int(np.count_nonzero(reference != observed))
         share = n_different / reference.size if reference.size else 0.0
@@ -121,7 +118,8 @@ def assess(
         robust=options.robust,
         data_range=options.data_range,
     )
-    return _of_estimate(result, reference.shape[2:], layout=layout, dtype=dtype)
+    assessed = _of_estimate(result, reference.shape[2:], layout=layout, dtype=dtype)
+    return _cropped(assessed, crop) if any(end for _, end in crop) else assessed
 
 
 def assess_statistics(
@@ -130,6 +128,7 @@ def assess_statistics(
     layout: Layout,
     dtype: str,
     options: FitOptions | None = None,
+    crop: tuple[tuple[int, int], ...] = (),
 ) -> OutputCalibration:
     """Find out what is wrong with one output, and what corrects it, from its statistics.
 
@@ -174,7 +173,26 @@ def assess_statistics(
         robust=options.robust,
         data_range=options.data_range,
     )
-    return _of_estimate(result, tuple(spatial), layout=layout, dtype=dtype)
+    assessed = _of_estimate(result, tuple(spatial), layout=layout, dtype=dtype)
+    return _cropped(assessed, crop) if any(end for _, end in crop) else assessed
+
+
+def _cropped(assessed: OutputCalibration, crop: tuple[tuple[int, int], ...]) -> OutputCalibration:
+    """Give what was found about an output that is too long, once its ends are dropped."""
+    lengths = ", ".join(str(end) for _, end in crop)
+    reason = (
+        f"the observed output is too long by ({lengths}); without these ends: {assessed.reason}"
+    )
+    if assessed.verdict.startswith("not-"):
+        return replace(assessed, reason=reason)
+    is_all = assessed.verdict == "identical"
+    return replace(
+        assessed,
+        verdict="correctable" if is_all else assessed.verdict,
+        family="length" if is_all else assessed.family,
+        reason=reason,
+        correction=replace(assessed.correction, crop=crop),
+    )
 
 
 def _is_labels(dtype: str) -> bool:

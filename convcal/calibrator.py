@@ -15,7 +15,7 @@ from convcal.calibration import OutputCalibration
 from convcal.correction import Correction
 from convcal.errors import InputError
 from convcal.estimation import OutputStatistics, measure
-from convcal.layout import Layout
+from convcal.layout import Layout, excess, without_excess
 
 __all__ = ["OutputCalibrator"]
 
@@ -120,8 +120,8 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
         Parameters
         ----------
         reference, observed : ndarray
-            The trusted outputs and the ones to be corrected, of the same shape; by default
-            (N, C, *space). Never written to.
+            The trusted outputs and the ones to be corrected, of the same shape or the latter too
+            long at the ends of spatial axes; by default (N, C, *space). Never written to.
 
         Returns
         -------
@@ -137,7 +137,7 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
         fresh = clone(self).partial_fit(reference, observed)
         # What is wrong with the data is said here, and nothing has changed.
         calibration = fresh.calibration_
-        self._refresh(fresh.statistics_, self._options())
+        self._refresh(fresh.statistics_, self._options(), fresh._crop)  # noqa: SLF001
         self.calibration_ = calibration
         return self
 
@@ -161,16 +161,18 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
         """
         options = self._options()
         reference, observed = np.asarray(reference), np.asarray(observed)
-        if reference.shape != observed.shape:
-            raise InputError(
-                f"reference has shape {reference.shape} and observed {observed.shape}; "
-                "they must be the same"
-            )
         layout = Layout(self.batch_axis, self.channel_axis)
         statistics = self.__dict__.get("statistics_") or OutputStatistics(max_shift=self.max_shift)
         self._check_unchanged(statistics)
-        statistics.update(layout.canonical(reference), layout.canonical(observed))
-        return self._refresh(statistics, options)
+        reference, observed = layout.canonical(reference), layout.canonical(observed)
+        crop = excess(reference.shape, observed.shape)
+        if statistics.n_samples and crop != self._crop:
+            raise InputError(
+                f"the observed batch is too long by {crop} at the ends of its axes and those "
+                f"before by {self._crop}; keep one shape, or start again with 'fit'"
+            )
+        statistics.update(reference, without_excess(observed, reference.shape))
+        return self._refresh(statistics, options, crop)
 
     def merge(self, other: OutputCalibrator) -> Self:
         """Take in all samples that another calibrator has seen.
@@ -200,7 +202,13 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
         options = self._options()
         statistics = self.__dict__.get("statistics_") or OutputStatistics(max_shift=self.max_shift)
         self._check_unchanged(statistics)
-        return self._refresh(statistics.merge(other.statistics_), options)
+        crop = other._crop
+        if statistics.n_samples and crop != self._crop:
+            raise InputError(
+                f"the observed samples are too long by {self._crop} at the ends of their axes and "
+                f"the other's by {crop}; only calibrators of one shape can be merged"
+            )
+        return self._refresh(statistics.merge(other.statistics_), options, crop)
 
     def __sklearn_is_fitted__(self) -> bool:
         return "statistics_" in self.__dict__
@@ -214,6 +222,7 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
             layout=self._layout,
             dtype=self.statistics_.dtypes[1].name,
             options=self._fitted_options,
+            crop=self._crop,
         )
 
     @property
@@ -293,10 +302,16 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
                 "keep them, or start again with 'fit'"
             )
 
-    def _refresh(self, statistics: OutputStatistics, options: FitOptions) -> Self:
+    def _refresh(
+        self,
+        statistics: OutputStatistics,
+        options: FitOptions,
+        crop: tuple[tuple[int, int], ...],
+    ) -> Self:
         """Set the statistics, and forget what was fitted to fewer samples."""
         self.statistics_ = statistics
         self._fitted_options = options
+        self._crop = crop
         self._layout = Layout(self.batch_axis, self.channel_axis)
         self.__dict__.pop("calibration_", None)
         return self

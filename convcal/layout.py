@@ -11,7 +11,7 @@ import numpy as np
 
 from convcal.errors import InputError
 
-__all__ = ["Layout", "OutputAxes"]
+__all__ = ["Layout", "OutputAxes", "excess", "without_excess"]
 
 
 @dataclass(frozen=True)
@@ -133,3 +133,44 @@ class OutputAxes:
             self.batch.get(name, self.batch.get(None, usual.batch_axis)),
             self.channel.get(name, self.channel.get(None, usual.channel_axis)),
         )
+
+
+def excess(reference: tuple[int, ...], observed: tuple[int, ...]) -> tuple[tuple[int, int], ...]:
+    """Give what an observed output has too much at the start and the end of each spatial axis.
+
+    An output that is longer than its reference holds it first and something spurious behind
+    (apple/coreai-torch #57): all that is too much is at the end.
+
+    Parameters
+    ----------
+    reference, observed : tuple of int
+        Shapes (N, channels, *space).
+
+    Returns
+    -------
+    tuple of (int, int)
+        One per spatial axis; zeros where the shapes are the same.
+
+    Raises
+    ------
+    InputError
+        If the shapes differ in more than that, or the observed output is shorter: nothing brings
+        back what it lacks.
+    """
+    pairs = list(zip(reference[2:], observed[2:], strict=False))
+    if reference[:2] != observed[:2] or len(reference) != len(observed):
+        raise InputError(
+            f"reference has shape {reference} and observed {observed}; they must be the same, but "
+            "for observed outputs that are too long in space"
+        )
+    if any(size < wanted for wanted, size in pairs):
+        raise InputError(
+            f"reference has shape {reference} and observed {observed}: it is shorter, and nothing "
+            "brings back what it lacks; outputs of the same shape or longer are accepted"
+        )
+    return tuple((0, size - wanted) for wanted, size in pairs)
+
+
+def without_excess(array: np.ndarray[Any, Any], shape: tuple[int, ...]) -> np.ndarray[Any, Any]:
+    """Give the part of an observed output (N, channels, *space) that a reference has, too."""
+    return array[(slice(None), slice(None), *(slice(size) for size in shape[2:]))]

@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 
 from convcal.errors import InputError
-from convcal.layout import Layout, OutputAxes
+from convcal.layout import Layout, OutputAxes, excess
 from convcal.pair_sources import (
     Data,
     Model,
@@ -46,7 +46,7 @@ class OutputPair:
     Parameters
     ----------
     reference, observed : ndarray
-        (N, channels, *space), in the dtypes of the models.
+        (N, channels, *space), in the dtypes of the models; the observed ones may be longer.
     layout : Layout
         What the axes of a single output are.
     """
@@ -254,20 +254,17 @@ class PairJoiner:
                     f"output '{name}' of the {role} changes its shape with the sample: {shapes}; "
                     "use samples of one size"
                 )
-        if reference[0].shape != observed[0].shape:
-            raise InputError(
-                f"output '{name}' has shape {reference[0].shape} in the reference and "
-                f"{observed[0].shape} in the observed model; they must be the same"
-            )
         if isinstance(self._axes, OutputAxes):
             layout = self._axes.layout(name, observed[0], kind=kind)
         else:
             layout = (self._axes or {}).get(name) or Layout.of(observed[0], kind=kind)
         try:
-            return OutputPair(
+            pair = OutputPair(
                 np.concatenate([layout.canonical(array) for array in reference]),
                 np.concatenate([layout.canonical(array) for array in observed]),
                 layout,
             )
+            excess(pair.reference.shape, pair.observed.shape)  # raises where they do not fit
         except InputError as error:
             raise InputError(f"output '{name}': {error}") from None
+        return pair

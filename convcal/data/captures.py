@@ -198,7 +198,7 @@ class Capture:
                 self.unpaired = {role: names for role, names in lacking.items() if names}
         for name, array in reference.arrays.items():
             other = observed.arrays[name]
-            if array.shape[1:] != other.shape[1:]:
+            if array.ndim != other.ndim:
                 msg = (
                     f"output '{name}' of capture '{self.path}' has shape {array.shape[1:]} in the "
                     f"reference and {other.shape[1:]} in the observed; record both from "

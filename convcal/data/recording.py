@@ -160,7 +160,8 @@ class RoleWriter:
                 "outputs of a model, at another path"
             )
             raise InputError(msg)
-        if shapes != others:
+        ranks = [{n: len(s) for n, s in each.items()} for each in (shapes, others)]
+        if ranks[0] != ranks[1]:
             msg = (
                 f"{self._where} cannot take sample '{sample}' with outputs {shapes}: the other "
                 f"role there has {others}; {remedy}"

@@ -16,7 +16,7 @@ from convcal.assessment import FitOptions, assess_statistics
 from convcal.calibration import OutputCalibration
 from convcal.errors import InputError
 from convcal.estimation.statistics import OutputStatistics
-from convcal.layout import Layout
+from convcal.layout import Layout, excess, without_excess
 from convcal.pairs import OutputPair
 
 __all__ = ["FitState", "as_text", "from_text"]
@@ -38,12 +38,15 @@ class _OutputState:
         (channels, *space).
     dtype : str
         Of the observed output.
+    crop : tuple of (int, int)
+        What the observed output has too much at the ends of each spatial axis.
     """
 
     statistics: OutputStatistics
     layout: Layout
     shape: tuple[int, ...]
     dtype: str
+    crop: tuple[tuple[int, int], ...]
 
 
 class FitState:
@@ -80,9 +83,11 @@ class FitState:
             if name not in self._outputs:
                 dtype = pair.observed.dtype.name
                 statistics = OutputStatistics(max_shift=self._options.max_shift)
-                self._outputs[name] = _OutputState(statistics, pair.layout, shape, dtype)
+                crop = excess(pair.reference.shape, pair.observed.shape)
+                self._outputs[name] = _OutputState(statistics, pair.layout, shape, dtype, crop)
+            observed = without_excess(pair.observed, pair.reference.shape)
             with _named(name):
-                self._outputs[name].statistics.update(pair.reference, pair.observed)
+                self._outputs[name].statistics.update(pair.reference, observed)
         self.n_samples += n_samples
 
     def merge(self, other: FitState) -> None:
@@ -98,7 +103,7 @@ class FitState:
             return
         for name, output in self._outputs.items():
             added = other._outputs[name]
-            if (output.shape, output.dtype) != (added.shape, added.dtype):
+            if (output.shape, output.dtype, output.crop) != (added.shape, added.dtype, added.crop):
                 raise InputError(
                     f"output '{name}' changes its shape or dtype with the sample: {output.dtype} "
                     f"{output.shape} and {added.dtype} {added.shape}; use samples of one size"
@@ -123,6 +128,7 @@ class FitState:
                     layout=output.layout,
                     dtype=output.dtype,
                     options=self._options,
+                    crop=output.crop,
                 )
         return outputs
 
@@ -138,6 +144,7 @@ class FitState:
                     "channel_axis": output.layout.channel_axis,
                     "shape": list(output.shape),
                     "dtype": output.dtype,
+                    "crop": [list(ends) for ends in output.crop],
                 }
             )
             for key, array in output.statistics.to_arrays().items():
@@ -169,6 +176,7 @@ class FitState:
                     Layout(record["batch_axis"], record["channel_axis"]),
                     tuple(int(size) for size in record["shape"]),
                     np.dtype(record["dtype"]).name,
+                    tuple((int(start), int(end)) for start, end in record["crop"]),
                 )
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the state of a fit cannot be read: {error}") from error
