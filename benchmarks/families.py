@@ -442,7 +442,13 @@ ROWS: tuple[Row, ...] = (
         "as frac-shift, but new content enters; band-limited, by areas or linear",
         (REPEATS, MAY_REPEAT),
     ),
-    Row("channel-affine", "affine", _channel_affine, "gain 0.3 to 3.5, bias up to the spread"),
+    Row(
+        "channel-affine",
+        "affine",
+        _channel_affine,
+        "gain 0.3 to 3.5, bias up to the spread",
+        (MAY_REPEAT,),
+    ),
     Row(
         "compose",
         "shift",
@@ -627,8 +633,7 @@ def table(counts: Sequence[Count]) -> str:
     n_worse = sum(count.n_worse for count in counts)
     lines += [
         "",
-        f"Of {n_cases} cases {n_corrected} were corrected. The correction made {n_worse} of them "
-        "worse than no correction, beyond its standard error, on samples that were not fitted.",
+        f"Of {n_cases} cases {n_corrected} were corrected, which made {n_worse} of them worse.",
         "",
         "| fault | where | right too, or instead |",
         "|---|---|---|",
