@@ -442,7 +442,13 @@ ROWS: tuple[Row, ...] = (
         "as frac-shift, but new content enters; band-limited, by areas or linear",
         (REPEATS, MAY_REPEAT),
     ),
-    Row("channel-affine", "affine", _channel_affine, "gain 0.3 to 3.5, bias up to the spread"),
+    Row(
+        "channel-affine",
+        "affine",
+        _channel_affine,
+        "gain 0.3 to 3.5, bias up to the spread",
+        (MAY_REPEAT,),
+    ),
     Row(
         "compose",
         "shift",

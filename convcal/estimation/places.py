@@ -22,6 +22,8 @@ Mask = NDArray[np.bool_]
 # in a row.
 _CHANCE_EDGE = 1e-2
 _CHANCE_PREFIX = 1e-5
+# Of a border; what reaches further in comes of no padding.
+_WIDEST = 16
 
 
 @dataclass(frozen=True)
@@ -107,9 +109,9 @@ def find_edge(
     Returns
     -------
     Edge or None
-        None where the wrong positions reach in by more than a quarter of an axis, do not reach
-        the border, are too few to exclude chance, or are right in half of the samples that have
-        something there.
+        None where the wrong positions reach in by more than 16 or a quarter of an axis, do not
+        reach the border, are too few to exclude chance, or are right in half of the samples that
+        have something there.
 
     References
     ----------
@@ -125,7 +127,9 @@ def find_edge(
         from_border = np.minimum(place, size - 1 - place)
         depth = np.minimum(depth, np.expand_dims(from_border, _others(axis, len(spatial))))
     width = int(depth[is_spoilt].max()) + 1
-    if any(width > size // 4 for size in spatial if size > 1) or not is_spoilt[depth == 0].any():
+    if width > _WIDEST or any(width > size // 4 for size in spatial if size > 1):
+        return None
+    if not is_spoilt[depth == 0].any():
         return None
     sides = []
     explained = np.zeros(spatial, dtype=bool)

@@ -35,6 +35,7 @@ __all__ = [
     "wrong_places",
 ]
 
+Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 # Neighbours in the residual, sorted by value, correlate more than this where the value decides.
@@ -258,12 +259,27 @@ def prefix(facts: Facts) -> Judgement | None:
     )
 
 
+def _without_line(values: Array, residual: Array) -> Array:
+    """Take the line of least squares over the values from each channel's residual."""
+    left = residual.copy()
+    for channel in range(values.shape[1]):
+        good = np.isfinite(values[:, channel]) & np.isfinite(residual[:, channel])
+        x, y = values[:, channel][good], residual[:, channel][good]
+        if x.size < 3 or np.ptp(x) == 0:
+            continue
+        x, y = x - x.mean(), y - y.mean()
+        left[:, channel][good] = y - float(x @ y) / float(x @ x) * x
+    return left
+
+
 def tabulated(facts: Facts) -> Judgement | None:
     """Name an error that is a function of the value."""
     if any(facts.candidate.shift) or facts.level_after <= 1:
         return None
     with np.errstate(invalid="ignore"):
-        residual = facts.reference - facts.corrected
+        residual = _without_line(facts.reference, facts.reference - facts.corrected)
+    if facts.in_tolerances(residual) <= 1:
+        return None  # gain and bias, were they proven
     dependence = value_dependence(facts.reference, residual)
     facts.findings["value_dependence"] = dependence
     if dependence < _OF_VALUE:

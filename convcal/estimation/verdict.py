@@ -141,7 +141,7 @@ def _solved(facts: Facts) -> Judgement | None:
 
 
 def _clipped_only(facts: Facts) -> Judgement | None:
-    if facts.share_clipped == 0 or facts.in_tolerances(facts.clean_residual) > 1:
+    if not facts.is_clipped.any() or facts.in_tolerances(facts.clean_residual) > 1:
         return None
     reason = f"{_clipped_text(facts)}; the rest "
     if not facts.is_corrected:

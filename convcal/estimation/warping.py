@@ -69,30 +69,32 @@ def find_warp(reference: Array, observed: Array) -> Warp | None:
     total = float(np.square(residual[tried]).sum())
     if total == 0:
         return None
+    # What is sparse leaves most positions without a displacement: the coordinates that fp16 gives
+    # need no fit.
+    for in_fp16 in (False, True):
+        known = [_fp16_displacement(size, in_fp16=in_fp16) for size in spatial]
+        left = residual
+        for axis, displaced in enumerate(known, start=2):
+            left = left - _moved(_neighbours(reference, axis), displaced, axis)
+        explained = 1 - float(np.square(left).sum()) / float(np.square(residual).sum())
+        if explained >= _EXPLAINED:
+            return Warp(tuple(float(np.sqrt(np.square(d).mean())) for d in known), explained)
     largest, all_crooked, power_of_all = [], 0.0, 0.0
     for axis, size in enumerate(spatial, start=2):
         if size < 16:
             largest.append(0.0)
             continue
         others = tuple(a for a in range(reference.ndim) if a != axis)
-        step = np.diff(reference, axis=axis)
-        nothing = np.zeros_like(np.take(step, [0], axis=axis))
-        ahead = np.concatenate([step, nothing], axis=axis)
-        behind = np.concatenate([nothing, -step], axis=axis)
+        both = _neighbours(reference, axis)
         amounts, gains = [], []
-        for neighbour in (ahead, behind):
+        for neighbour in both:
             power = np.square(neighbour[fitted]).sum(axis=others)
             common = (residual[fitted] * neighbour[fitted]).sum(axis=others)
             amount = np.where(power > 0, np.maximum(common, 0) / np.where(power > 0, power, 1), 0)
             amounts.append(amount)
             gains.append(amount * np.maximum(common, 0))
-        is_ahead = gains[0] >= gains[1]
-        displaced = np.where(is_ahead, amounts[0], -amounts[1])
-        column = [-1 if a == axis else 1 for a in range(reference.ndim)]
-        predicted = np.where(is_ahead.reshape(column), ahead, behind) * np.abs(displaced).reshape(
-            column
-        )
-        residual = residual - predicted
+        displaced = np.where(gains[0] >= gains[1], amounts[0], -amounts[1])
+        residual = residual - _moved(both, displaced, axis)
         crooked = _about_line(displaced)
         all_crooked += crooked
         power_of_all += float(np.square(displaced).mean())
@@ -101,6 +103,34 @@ def find_warp(reference: Array, observed: Array) -> Warp | None:
     if explained < _EXPLAINED or all_crooked <= _CROOKED * power_of_all:
         return None
     return Warp(tuple(largest), explained)
+
+
+def _neighbours(array: Array, axis: int) -> tuple[Array, Array]:
+    """Give the differences to the next and to the previous value; 0 at the ends."""
+    step = np.diff(array, axis=axis)
+    nothing = np.zeros_like(np.take(array, [0], axis=axis))
+    return np.concatenate([step, nothing], axis=axis), np.concatenate([nothing, -step], axis=axis)
+
+
+def _moved(both: tuple[Array, Array], displaced: Array, axis: int) -> Array:
+    """Give what linear interpolation adds at those displacements, each below a pixel."""
+    column = [-1 if a == axis else 1 for a in range(both[0].ndim)]
+    amount = displaced.reshape(column)
+    return np.where(amount >= 0, both[0], both[1]) * np.abs(amount)
+
+
+def _fp16_displacement(size: int, *, in_fp16: bool) -> Array:
+    """Give what a coordinate from -1 to 1 is off by, in pixels, stored (or computed) in fp16."""
+    if size < 2:
+        return np.zeros(size)
+    half = (size - 1) / 2
+    stored = _rounded(np.arange(size) / half - 1)
+    there = _rounded(_rounded(stored + 1) * half) if in_fp16 else (stored + 1) * half
+    return np.asarray(there - np.arange(size))
+
+
+def _rounded(values: Array) -> Array:
+    return values.astype(np.float16).astype(np.float64)
 
 
 def _about_line(values: Array) -> float:
