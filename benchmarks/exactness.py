@@ -243,7 +243,7 @@ def _is_lost(outcome: Outcome) -> bool:
     """Whether a fraction that stands out of the noise was called whole."""
     truth = np.array(outcome.case.shift)
     away = np.abs(truth - np.round(truth))
-    stands_out = away > 5 * np.where(
+    stands_out = away > 6 * np.where(
         np.isfinite(outcome.standard_error), outcome.standard_error, 0.01
     )
     return bool((outcome.is_whole & stands_out).any())

@@ -9,10 +9,8 @@ from typing import Any
 
 import numpy as np
 from bounds import bound
-from cases import Case, draw, spread_over
+from cases import Case, estimated, spread_over
 from peers import PeerResult
-
-from convcal.estimation import align
 
 __all__ = ["draw_figures"]
 
@@ -44,7 +42,7 @@ def _draw_noise(path: Path, per_kind: int) -> None:
         for snr_db in levels:
             base = Case((64, 64), (0.0, 0.0), snr_db=snr_db, resampling=resampling)
             cases = spread_over(kinds, base, per_kind=per_kind)
-            errors.append(_rms([_error(case) for case in cases]))
+            errors.append(_rms([estimated(case).error for case in cases]))
             if resampling == "fourier":
                 bounds.append(_rms([bound(case) for case in cases]))
         axes.plot(levels, errors, mark, label=label)
@@ -56,13 +54,13 @@ def _draw_noise(path: Path, per_kind: int) -> None:
 
 def _draw_pooling(path: Path, per_kind: int) -> None:
     """Draw the error over the number of planes."""
-    counts = (1, 4, 16, 64, 256, 1024)
+    counts = (1, 4, 16, 64, 256, 1024) if per_kind > 3 else (1, 4, 16, 64, 256)
     figure, axes = _axes("samples times channels", "error, px (root mean square of an axis)")
     errors, bounds = [], []
     for count in counts:
         base = Case((32, 32), (0.0, 0.0), n_samples=count, n_channels=1, snr_db=10.0)
-        cases = spread_over(("pink", "edges"), base, per_kind=max(2, per_kind))
-        errors.append(_rms([_error(case) for case in cases]))
+        cases = spread_over(("pink", "white"), base, per_kind=per_kind)
+        errors.append(_rms([estimated(case).error for case in cases]))
         bounds.append(_rms([bound(case) for case in cases]))
     axes.loglog(counts, errors, "o", label="measured, 32x32, 10 dB")
     axes.loglog(counts, bounds, "k-", linewidth=1, label="Cramér-Rao bound")
@@ -82,11 +80,6 @@ def _draw_peers(path: Path, peers: Sequence[PeerResult]) -> None:
     axes.tick_params(axis="y", labelsize=8)
     figure.tight_layout()
     figure.savefig(path, dpi=_DPI)
-
-
-def _error(case: Case) -> np.ndarray:
-    pair = draw(case)
-    return np.asarray(align(pair.reference, pair.observed, n_values=2**21).shift - case.shift)
 
 
 def _rms(parts: Sequence[np.ndarray]) -> float:
