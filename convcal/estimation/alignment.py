@@ -23,6 +23,7 @@ Array = NDArray[np.float64]
 Floats = NDArray[np.floating[Any]]
 
 _COARSE = 2**14  # values that the whole-pixel search looks at
+_MOST = 2**22  # values that it looks at where those show no relation
 _RELATED = 0.9  # unexplained by the best shift, at most, for a part to be enough
 _FP16_FLOOR = 1e-8  # of the variance: what rounding to fp16 leaves
 
@@ -108,7 +109,7 @@ def align(
     pair = ref, obs
     coarse = _search(pair, limits=limits, n_values=_COARSE)
     if not coarse.is_related:
-        coarse = _search(pair, limits=limits, n_values=ref.size)
+        coarse = _search(pair, limits=limits, n_values=_MOST)
     return _refined(pair, coarse, n_values=n_values)
 
 
