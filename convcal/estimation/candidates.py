@@ -44,6 +44,8 @@ _LEAST_CHANNEL_SHARE = 0.02
 _SIGMAS = 3.0
 # Share of variance that observed and reference must have in common for a gain to mean anything.
 _LEAST_COMMON = 0.25
+# Share of the power of white noise that fitted taps keep, of what a windowed sinc does.
+_LEAST_POWER = 0.6
 # Values that taps are fitted to: a dozen numbers need no more.
 _TAP_VALUES = 2**18
 
@@ -271,8 +273,14 @@ def _with_affine(geometry: Candidate, data: Data) -> list[Candidate]:
     if is_affine:
         candidates.append(replace(geometry, model=label, gain=gain, bias=bias))
     if any(len(taps) > 1 for _, taps in geometry.filters):
-        best = replace(candidates[-1], has_fitted_taps=True)
-        candidates.append(replace(best, filters=_fitted_filters(best, data)))
+        filters = _fitted_filters(candidates[-1], data)
+        # Taps that take less of what they are given smooth noise away, and move nothing better.
+        powers = [
+            [sum(tap**2 for tap in taps) for _, taps in each]
+            for each in (filters, geometry.filters)
+        ]
+        if all(mine > _LEAST_POWER * its for mine, its in zip(*powers, strict=True)):
+            candidates.append(replace(candidates[-1], filters=filters, has_fitted_taps=True))
     return candidates
 
 

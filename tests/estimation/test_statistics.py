@@ -175,7 +175,7 @@ def test_the_moments_are_over_all_samples(shape):
 
 
 def test_the_state_is_bounded_by_its_formula_whatever_the_number_of_samples():
-    n_channels, spatial, limits = 2, (6, 5), (1, 1)
+    n_channels, spatial, limits = 2, (6, 5), (3, 2)
     statistics = OutputStatistics(budget=8 * SIZE)
     sizes = []
     for seed in range(10):
