@@ -150,7 +150,6 @@ def register(
     floor: Array,
     valid_reference: Mask | None = None,
     valid_observed: Mask | None = None,
-    fitted: Mask | None = None,
 ) -> Registration:
     """Register the observed output to the reference.
 
@@ -164,11 +163,6 @@ def register(
         Variance that fp16 rounding leaves, in units of the reference's variance.
     valid_reference, valid_observed : ndarray of bool or None
         Positions that count, broadcastable to the arrays.
-    fitted : ndarray of bool, shape (*spatial), or None
-        Positions of the reference that choose the whole-pixel shift, where others are held out.
-        The fraction comes from all of them: filters that reach across held-out blocks were seen
-        to miss by 0.045 px in 24**3, and a fraction is one number per axis against thousands of
-        values.
 
     Returns
     -------
@@ -188,7 +182,7 @@ def register(
         observed,
         limits=limits,
         floor=floor,
-        valid_reference=_intersection(valid_reference, fitted),
+        valid_reference=valid_reference,
         valid_observed=valid_observed,
     )
     best = scores.best()
@@ -417,12 +411,6 @@ def _standard_error(found: Refinement, free: tuple[int, ...], floor: Array) -> t
         spread, own = np.diag(robust), variance[list(free)]
         variance[list(free)] = np.where(spread > limit * own, spread, own)
     return tuple(float(e) for e in np.sqrt(variance + _MODEL_ERROR**2))
-
-
-def _intersection(valid: Mask | None, fitted: Mask | None) -> Mask | None:
-    if valid is None or fitted is None:
-        return fitted if valid is None else valid
-    return valid & fitted
 
 
 def _identifiable(

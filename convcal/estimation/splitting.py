@@ -62,11 +62,6 @@ class Split:
         return self.folds[0].held
 
     @property
-    def train_mask(self) -> Mask | None:
-        """Positions that the first fold fits."""
-        return self.folds[0].train_mask
-
-    @property
     def held_mask(self) -> Mask | None:
         """Positions that the first fold holds out."""
         return self.folds[0].held_mask
