@@ -22,6 +22,7 @@ from convcal.estimation.interpolation import (
 )
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import RoundingLevel
+from convcal.filters import SincFilter
 from convcal.words import MODELS
 
 __all__ = [
@@ -30,10 +31,10 @@ __all__ = [
     "Data",
     "fit_behind",
     "inside",
+    "moved_mask",
     "propose",
     "scaled",
     "separated",
-    "valid_after",
 ]
 
 Array = NDArray[np.float64]
@@ -224,8 +225,8 @@ def scaled(
     shifts: list[float] = []
     for pixels, fixed, constant, size in zip(growth, fixed_point, shift, spatial, strict=True):
         if pixels:
-            n_taps = min(12, max(2, size // 8 * 2))
-            resampling.append((1 - pixels / (size - 1), fixed, 0.0, n_taps, 6.0))
+            sinc = SincFilter.for_size(size)
+            resampling.append((1 - pixels / (size - 1), fixed, 0.0, sinc.n_taps, sinc.beta))
             shifts.append(0.0)
             filters.append((0, (1.0,)))
         else:
@@ -298,7 +299,7 @@ def fit_behind(candidate: Candidate, data: Data) -> tuple[AffineFit, Data]:
     window = inside(candidate.margins(spatial), spatial)
     valid = data.valid
     if valid is not None:
-        valid = valid_after(valid, candidate.shift, data.reference.shape)[window]
+        valid = moved_mask(valid, candidate.shift, data.reference.shape)[window]
     moved = replace(candidate, gain=ones, bias=nothing).apply(data.observed)[window]
     part = replace(data, reference=data.reference[window], observed=moved, valid=valid)
     fit = fit_affine(
@@ -409,9 +410,9 @@ def inside(margins: Sequence[tuple[int, int]], spatial: tuple[int, ...]) -> tupl
     )
 
 
-def valid_after(valid: Mask, shift: tuple[float, ...], shape: tuple[int, ...]) -> Mask:
-    """Give the mask of observed positions, moved to the nearest whole pixel."""
-    moved = np.broadcast_to(valid, shape)
+def moved_mask(mask: Mask, shift: tuple[float, ...], shape: tuple[int, ...]) -> Mask:
+    """Move a mask of observed positions by the nearest whole pixels, the edge repeated."""
+    moved = np.broadcast_to(mask, shape)
     for axis, pixels in enumerate(shift, start=2):
         source = np.clip(np.arange(shape[axis]) - round(pixels), 0, shape[axis] - 1)
         moved = np.take(moved, source, axis=axis)

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcal.estimation.addressing import find_row_stride
-from convcal.estimation.candidates import Candidate, inside
+from convcal.estimation.candidates import Candidate, inside, moved_mask
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import ROUNDINGS, RoundingLevel, fp16_step
 from convcal.estimation.selection import Choice
@@ -166,15 +166,12 @@ class Facts:
     def share_lost(self) -> float:
         """Share of the values that are clipped and that the chosen candidate does not make right.
 
-        None where most of them are right.
+        0 where most of the clipped ones are right.
         """
         is_clipped = self.is_clipped
         if not is_clipped.any():
             return 0.0
-        for axis, pixels in enumerate(self.candidate.shift, start=2):
-            source = np.arange(is_clipped.shape[axis]) - round(pixels)
-            source = np.clip(source, 0, is_clipped.shape[axis] - 1)
-            is_clipped = np.take(is_clipped, source, axis=axis)
+        is_clipped = moved_mask(is_clipped, self.candidate.shift, is_clipped.shape)
         with np.errstate(invalid="ignore"):
             is_off = ~(np.abs(self.reference - self.corrected) <= self.allowance)
         window = inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])

@@ -124,7 +124,7 @@ def split_samples(shape: tuple[int, ...], *, holdout: float) -> Split:
 
 
 def unit_labels(spatial: tuple[int, ...], *, n_samples: int) -> NDArray[np.int64]:
-    """Label the blocks whose errors are compared in pairs, with the samples at least 16.
+    """Label the blocks whose errors are compared in pairs, with the samples at least 24.
 
     Returns
     -------

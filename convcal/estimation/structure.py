@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from convcal.estimation.overlap import score_shifts
 from convcal.estimation.refinement import refine_shift
 from convcal.estimation.registration import fill_invalid
+from convcal.estimation.standard import correlation
 
 __all__ = [
     "BlockShifts",
@@ -54,16 +55,6 @@ class Growth:
     shift: tuple[float, ...]
     sigmas: float
     n_blocks: int
-
-
-def _correlation(first: Array, second: Array) -> float:
-    good = np.isfinite(first) & np.isfinite(second)
-    first, second = first[good], second[good]
-    if first.size < 8:
-        return 0.0
-    first, second = first - first.mean(), second - second.mean()
-    power = float(first @ first) * float(second @ second)
-    return float(first @ second) / math.sqrt(power) if power > 0 else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -278,7 +269,7 @@ def neighbour_correlation(residual: Array) -> float:
             continue
         left = np.take(residual, np.arange(size - 1), axis=axis)
         right = np.take(residual, np.arange(1, size), axis=axis)
-        value = _correlation(left, right)
+        value = correlation(left, right)
         if abs(value) > abs(strongest):
             strongest = value
     return strongest
