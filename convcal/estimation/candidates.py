@@ -244,9 +244,6 @@ def scaled(
         np.zeros(n_channels),
         resampling=tuple(resampling),
     )
-    lost = (start + end for start, end in geometry.margins(spatial))
-    if any(n <= size for n, size in zip(spatial, lost, strict=True)):
-        return []
     return [c for c in _with_affine(geometry, data) if not c.has_fitted_taps]
 
 
@@ -265,7 +262,15 @@ def separated(stride: int, data: Data) -> list[Candidate]:
 
 
 def _with_affine(geometry: Candidate, data: Data) -> list[Candidate]:
-    """Give a geometry, the same with gain and bias where they matter, and with fitted taps."""
+    """Give a geometry, the same with gain and bias where they matter, and with fitted taps.
+
+    Nothing where its margins are all of an axis.
+    """
+    spatial = data.reference.shape[2:]
+    if any(
+        sum(ends) >= size for ends, size in zip(geometry.margins(spatial), spatial, strict=True)
+    ):
+        return []
     fit, moved = fit_behind(geometry, data)
     gain, bias = _material(fit, moved.reference, moved.observed, moved.valid, data.level)
     is_affine = bool((gain != 1).any() or (bias != 0).any())
