@@ -11,7 +11,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from convcal.estimation.affine import fit_affine
-from convcal.estimation.interpolation import axis_filter
+from convcal.estimation.interpolation import Filter, apply_filters, axis_filter
 from convcal.estimation.overlap import (
     ShiftScores,
     local_minima,
@@ -500,20 +500,15 @@ def fill_invalid(
 
 
 def _moved(array: Array, shift: tuple[float, ...], *, is_mask: bool = False) -> Array:
-    """Give the values at ``i + shift``, ends repeated; of masks, the least of the neighbours."""
-    for axis, pixels in enumerate(shift, start=2):
-        size = array.shape[axis]
-        offset, taps = axis_filter(-pixels, n_taps=_FILL_TAPS)
+    """Give the values at ``i + shift``, ends repeated; of masks, the mean of two neighbours."""
+    filters: list[Filter] = []
+    for size, pixels in zip(array.shape[2:], shift, strict=True):
         if is_mask:
-            offset, taps = math.floor(pixels), (0.5, 0.5)
-        elif len(taps) >= size:
-            offset, taps = round(pixels), (1.0,)
-        total = np.zeros(array.shape)
-        for k, tap in enumerate(taps):
-            source = np.clip(np.arange(size) + offset + k, 0, size - 1)
-            total += tap * np.take(array, source, axis=axis)
-        array = total
-    return array
+            filters.append((math.floor(pixels), (0.5, 0.5)))
+        else:
+            whole = size <= _FILL_TAPS
+            filters.append(axis_filter(-round(pixels) if whole else -pixels, n_taps=_FILL_TAPS))
+    return apply_filters(array, filters)
 
 
 def _slopes(
