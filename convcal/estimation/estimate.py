@@ -47,7 +47,8 @@ class Estimate:
     """What is wrong with an observed output and what corrects it.
 
     ``corrected[n, c, i] = gain[c] * (sum over k of taps[k] * observed[n, c, i + offset + k]) +
-    bias[c]``, one filter per spatial axis, the border replicated.
+    bias[c]``, one filter or resampling per spatial axis, the border replicated, once rows have
+    been put right.
 
     Attributes
     ----------
@@ -57,12 +58,13 @@ class Estimate:
     reason : str
         One sentence, with the numbers that decided.
     family : str
-        The kind of error: ``identical``, ``rounding``, ``affine``, ``shift``,
-        ``sub-pixel-shift``, ``noise``, ``scale``, ``row-stride``, ``saturation``,
-        ``unstructured``, ``constant``, ``non-finite``, ``periodic``,
-        ``sporadic`` or ``too-few-data``.
+        The kind of error: ``identical``, ``rounding``, ``shift``, ``sub-pixel-shift``,
+        ``affine``, ``scale``, ``grid``, ``row-stride``, ``flat-offset``, ``stride-collapse``,
+        ``channel-order``, ``dead-channel``, ``edge``, ``element``, ``saturation``, ``cliff``,
+        ``flush``, ``tabulated``, ``prefix``, ``noise``, ``unstructured``, ``sporadic``,
+        ``periodic``, ``constant``, ``too-few-data`` or ``non-finite``.
     model : str
-        The chosen one of `convcal.estimation.words.MODELS`.
+        The chosen one of `convcal.words.MODELS`.
     shift : tuple of float
         Pixels per spatial axis.
     filters : tuple of (int, tuple of float)
@@ -78,10 +80,10 @@ class Estimate:
     evidence : dict
         JSON-ready.
     metrics_before, metrics_after : Metrics
-        On held-out data inside the margins; after what the post-processor gives, in the dtype of
-        the observed output.
+        Inside the margins; after what the post-processor gives, in the dtype of the observed
+        output, every value corrected by what was fitted without it.
     metrics_before_full, metrics_after_full : Metrics
-        On held-out data, the whole output.
+        The same over the whole output.
     channel_metrics_before, channel_metrics_after : tuple of Metrics
         As `metrics_before` and `metrics_after`, per channel.
     """
@@ -127,8 +129,7 @@ def estimate(
         Largest shift searched, per axis or for all. None: a quarter of the size, at least 4
         pixels (half of the smallest sizes) and at most 32.
     model : str
-        ``auto``, or the one of ``identity``, ``affine``, ``shift``, ``shift-affine``,
-        ``subpixel-shift``, ``subpixel-shift-affine`` to consider; it is still emitted only if it
+        ``auto``, or the one of `convcal.words.MODELS` to consider; it is still emitted only if it
         is better than identity beyond doubt.
     holdout : float
         Share of the samples that is held out at a time, above 0 and at most 0.5: one over the
@@ -143,7 +144,7 @@ def estimate(
     Returns
     -------
     Estimate
-        The same for the same samples in any order. Fewer than 8 fitted values per channel, or a
+        The same for the same samples in any order. Too few values to prove anything, or a
         reference without signal, give ``not-identifiable``.
 
     Raises

@@ -84,13 +84,13 @@ class Facts:
 
     @cached_property
     def level_before(self) -> float:
-        """Held-out residual of the identity, in units of the tolerance."""
+        """Residual of the identity on the first fold's held-out data, in units of the tolerance."""
         residual = _residual(self.reference, self.observed, self.identity, self.split)
         return self.in_tolerances(residual)
 
     @cached_property
     def level_after(self) -> float:
-        """Held-out residual of the chosen candidate, in units of the tolerance."""
+        """Residual of the chosen candidate on those data, in units of the tolerance."""
         residual = _residual(self.reference, self.corrected, self.candidate, self.split)
         return self.in_tolerances(residual)
 
@@ -98,8 +98,8 @@ class Facts:
     def level_everywhere(self) -> float:
         """Residual of the chosen candidate over all data, in units of the tolerance.
 
-        What was fitted can only look better than it is: where this is beyond the tolerance and the
-        held-out residual is not, the error is in some of the data only.
+        Where this is beyond the tolerance and the residual of the first fold is not, the error is
+        in some of the data only.
         """
         window = inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
         with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
@@ -107,7 +107,7 @@ class Facts:
 
     @property
     def is_sporadic(self) -> bool:
-        """Tell whether some of the data are wrong beyond rounding, and worse than those held out.
+        """Tell whether the data are wrong beyond rounding, and worse than those of the first fold.
 
         Of noise alone both levels are the same number but for chance.
         """
@@ -122,7 +122,7 @@ class Facts:
 
     @cached_property
     def clean_residual(self) -> Array:
-        """Held-out residual of the chosen candidate, NaN where clipped values enter."""
+        """Residual of the chosen candidate on the first fold, NaN where clipped values enter."""
         corrected = self.corrected
         if self.validity.observed is not None:
             valid = np.where(self.validity.observed, self.observed, np.nan)
@@ -304,7 +304,7 @@ def _spread(array: Array) -> Array:
 
 
 def _residual(reference: Array, corrected: Array, candidate: Candidate, split: Split) -> Array:
-    """Give the residual on held-out data, inside the candidate's margins; NaN where not held."""
+    """Give the residual on what the first fold holds out, inside the margins; NaN elsewhere."""
     ref = reference[split.held]
     if split.held_mask is not None:
         ref = np.where(split.held_mask, ref, np.nan)

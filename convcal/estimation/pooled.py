@@ -48,7 +48,7 @@ def estimate_statistics(
         That of the subsample. Where it is of all samples, exactly what `estimate` gives for them.
         Otherwise, where the correction is of whole pixels, gain and bias of the channels that it
         corrects are those of the least squares over all samples; metrics and verdict stay those
-        of the subsample's held-out part. The evidence then has an entry ``pooled``:
+        of the subsample. The evidence then has an entry ``pooled``:
 
         ``n_samples``, ``n_subsample`` : int
             How many samples came, and how many the subsample has.

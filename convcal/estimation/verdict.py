@@ -278,7 +278,7 @@ def _too_few(facts: Facts) -> Judgement | None:
 
 
 def _sporadic(facts: Facts) -> Judgement | None:
-    """Do not take for identical what is wrong where nothing was held out."""
+    """Do not take for identical what is wrong outside the first fold."""
     if max(facts.level_before, facts.level_after) > 1 or facts.n_lost:
         return None
     with np.errstate(invalid="ignore"):  # inf - inf
