@@ -32,14 +32,13 @@ from convcal.estimation.rounding import RoundingLevel, rounding_level
 from convcal.estimation.selection import Choice, choose, corrected_without
 from convcal.estimation.splitting import content_order, split_samples, unit_labels
 from convcal.estimation.standard import clipped, standardised
+from convcal.estimation.structure import CLEAR_GROWTH
 from convcal.estimation.validity import Validity, find_valid
 from convcal.estimation.verdict import judge
 
 __all__ = ["Estimate", "estimate"]
 
 Array = NDArray[np.float64]
-
-_LEAST_GROWTH = 0.05  # pixels over the field by which a shift must grow to be a change of scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -265,7 +264,7 @@ def _structured(facts: Facts, data: Data, *, model: str) -> list[Candidate]:
         if data.reference[0, ..., 0, 0].size == 1 and data.reference.ndim > 3:
             found = separated(facts.row_stride, data)
     else:
-        growth = facts.growth((_LEAST_GROWTH,) * len(facts.limits))
+        growth = facts.growth((CLEAR_GROWTH,) * len(facts.limits))
         if growth is not None:
             found = scaled(growth.growth, growth.fixed_point, growth.shift, data)
     return [c for c in found if model in {"auto", c.model}]

@@ -82,6 +82,12 @@ class Facts:
         """Tell whether a correction was chosen."""
         return self.candidate.model != "identity"
 
+    @property
+    def window(self) -> tuple[slice, ...]:
+        """What lies inside the margins of the chosen candidate."""
+        spatial = self.reference.shape[2:]
+        return inside(self.candidate.margins(spatial), spatial)
+
     @cached_property
     def level_before(self) -> float:
         """Residual of the identity on the first fold's held-out data, in units of the tolerance."""
@@ -101,9 +107,8 @@ class Facts:
         Where this is beyond the tolerance and the residual of the first fold is not, the error is
         in some of the data only.
         """
-        window = inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
         with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
-            return self.in_tolerances(self.reference[window] - self.corrected[window])
+            return self.in_tolerances(self.reference[self.window] - self.corrected[self.window])
 
     @property
     def is_sporadic(self) -> bool:
@@ -116,8 +121,9 @@ class Facts:
     @cached_property
     def n_lost(self) -> int:
         """Count values, over all samples, that are not finite where the reference is."""
-        window = inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
-        is_lost = np.isfinite(self.reference[window]) & ~np.isfinite(self.corrected[window])
+        is_lost = np.isfinite(self.reference[self.window]) & ~np.isfinite(
+            self.corrected[self.window]
+        )
         return int(is_lost.sum())
 
     @cached_property
@@ -174,8 +180,7 @@ class Facts:
         is_clipped = moved_mask(is_clipped, self.candidate.shift, is_clipped.shape)
         with np.errstate(invalid="ignore"):
             is_off = ~(np.abs(self.reference - self.corrected) <= self.allowance)
-        window = inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
-        is_clipped, lost = is_clipped[window], (is_clipped & is_off)[window]
+        is_clipped, lost = is_clipped[self.window], (is_clipped & is_off)[self.window]
         return float(lost.mean()) if lost.sum() > is_clipped.sum() / 2 else 0.0
 
     @cached_property
@@ -207,11 +212,7 @@ class Facts:
         array = self.corrected if is_corrected else self.observed
         with np.errstate(invalid="ignore"):
             residual = self.reference - array
-        window = (
-            inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
-            if is_corrected
-            else ()
-        )
+        window = self.window if is_corrected else ()
         return self.in_tolerances(np.where(left_out, np.nan, residual)[window])
 
     @cached_property

@@ -17,6 +17,7 @@ from convcal.estimation.registration import fill_invalid
 from convcal.estimation.standard import correlation
 
 __all__ = [
+    "CLEAR_GROWTH",
     "BlockShifts",
     "Growth",
     "find_block_shifts",
@@ -28,7 +29,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 # Pixels over the field: blocks of a few noisy values seldom line up that far by chance.
-_CLEAR = 0.05
+CLEAR_GROWTH = 0.05
 # Devices resample by straight lines, which move the high frequencies by less than is meant.
 _BAND = 0.5
 
@@ -147,7 +148,7 @@ def find_growth(blocks: BlockShifts, *, least: Sequence[float]) -> Growth | None
             blocks.centres[:, axis], moved[:, axis], blocks.errors[:, axis]
         )
         pixels = slope * (size - 1)
-        enough = 5 if abs(pixels) >= _CLEAR else 10
+        enough = 5 if abs(pixels) >= CLEAR_GROWTH else 10
         is_clear = abs(pixels) >= least[axis] and sigmas >= enough and explained > 0.5
         if blocks.counts[axis] >= 3 and is_clear:
             growth.append(pixels)
