@@ -23,10 +23,8 @@ from convcal.estimation.interpolation import (
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import RoundingLevel
 from convcal.filters import SincFilter
-from convcal.words import MODELS
 
 __all__ = [
-    "MODELS",
     "Candidate",
     "Data",
     "fit_behind",
@@ -80,7 +78,7 @@ class Candidate:
     Attributes
     ----------
     model : str
-        One of `MODELS`.
+        One of `convcal.words.MODELS`.
     shift : tuple of float
     filters : tuple of Filter
     gain, bias : ndarray of float64, shape (C,)
@@ -164,7 +162,7 @@ def propose(data: Data, *, registration: Registration | None, model: str) -> lis
     registration : Registration or None
         None without spatial axes.
     model : str
-        ``auto``, or one of `MODELS`, which is then tried against identity alone.
+        ``auto``, or one of `convcal.words.MODELS`, which is then tried against identity alone.
 
     Returns
     -------

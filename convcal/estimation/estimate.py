@@ -14,7 +14,6 @@ from convcal.arithmetic import Resampling
 from convcal.errors import InputError
 from convcal.estimation.arrays import check_arrays, check_limits
 from convcal.estimation.candidates import (
-    MODELS,
     Candidate,
     Data,
     fit_behind,
@@ -35,6 +34,7 @@ from convcal.estimation.standard import clipped, standardised
 from convcal.estimation.structure import CLEAR_GROWTH
 from convcal.estimation.validity import Validity, find_valid
 from convcal.estimation.verdict import judge
+from convcal.words import MODELS
 
 __all__ = ["Estimate", "estimate"]
 

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convcal.estimation.candidates import MODELS, Candidate, Data, inside, moved_mask
+from convcal.estimation.candidates import Candidate, Data, inside, moved_mask
 from convcal.estimation.splitting import Fold, Split
+from convcal.words import MODELS
 
 __all__ = ["Choice", "Trial", "choose", "corrected_without"]
 
