@@ -6,8 +6,8 @@
 The quick form draws a few pairs for every line and takes under a minute; ``--full`` draws as many
 as the targets speak of and takes about an hour. One thread, everything seeded. Each line names the
 figure, the target and whether it is met; where it is not, the worst case and its seed. Exit code 1
-where a target is missed. ``--write-docs`` writes the table and the figures of
-``docs/estimation.md``.
+where a target is missed. ``--write-docs`` writes the table, ``docs/estimation-figures.md``, and the
+figures of ``docs/estimation.md``.
 """
 
 from __future__ import annotations

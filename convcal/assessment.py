@@ -32,7 +32,8 @@ class FitOptions:
         Which correction is considered, one of `convcal.words.MODELS`; ``'auto'`` chooses on
         held-out samples.
     holdout : float
-        The share of the samples that is kept from fitting and decides, above 0 and at most 0.5.
+        The share of the samples that is held out at a time and decides, above 0 and at most 0.5;
+        each is held out once, and what is emitted is fitted to all.
     robust : bool
         Fit gain and bias so that gross outliers do not count.
     data_range : float, optional

@@ -37,8 +37,8 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
     model : str
         Which corrections are considered; ``'auto'`` chooses on held-out samples.
     holdout : float
-        The share of the samples that is kept from fitting and decides. With a single sample the
-        split is made over its blocks.
+        The share of the samples that is held out at a time and decides; each is held out once, and
+        what is emitted is fitted to all. With fewer than 4 samples, of blocks of positions.
     robust : bool
         Fit gain and bias so that gross outliers do not count.
     data_range : float, optional
@@ -330,7 +330,7 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
         Returns
         -------
         ndarray
-            The corrected outputs, of the same shape and dtype.
+            The corrected outputs, of the same dtype, and of the same shape less what is cropped.
 
         Raises
         ------

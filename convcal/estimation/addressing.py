@@ -10,6 +10,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from convcal.estimation.standard import correlation
+
 __all__ = ["find_channel_order", "find_collapse", "find_flat_offset", "find_row_stride"]
 
 Array = NDArray[np.float64]
@@ -55,9 +57,9 @@ def find_row_stride(reference: Array, observed: Array) -> int | None:
             read = flat_reference[..., source[real]]
             got = flat_observed[..., real]
             dense = flat_reference[..., real]
-            first = _correlation(flat_reference[..., :width], flat_observed[..., :width])
+            first = correlation(flat_reference[..., :width], flat_observed[..., :width])
             # Of a shift by the padding the first row would not be right.
-            if first > 0.99 and _is_better(_correlation(read, got), _correlation(dense, got)):
+            if first > 0.99 and _is_better(correlation(read, got), correlation(dense, got)):
                 return stride
     return None
 
@@ -243,13 +245,3 @@ def find_collapse(reference: Array, observed: Array, *, least: Array) -> list[in
         )
         tails.append(start if 0 < start <= 0.67 * size and size >= 4 and goes_on else None)
     return tails if any(tail is not None for tail in tails) else None
-
-
-def _correlation(first: Array, second: Array) -> float:
-    good = np.isfinite(first) & np.isfinite(second)
-    first, second = first[good], second[good]
-    if first.size < 8:
-        return 0.0
-    first, second = first - first.mean(), second - second.mean()
-    power = float(first @ first) * float(second @ second)
-    return float(first @ second) / math.sqrt(power) if power > 0 else 0.0

@@ -9,7 +9,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from convcal.estimation.lines import LineSums, line_sums
+from convcal.estimation.lines import CACHED, LineSums, line_sums
 from convcal.estimation.majority import find_majority
 
 __all__ = ["AffineFit", "fit_affine"]
@@ -18,7 +18,6 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 Scalar = TypeVar("Scalar", np.float64, np.bool_)
 
-_MANY = 2**14  # values that are worked on at a time: they stay in the cache
 _GROUP = 64  # channels whose majority is looked for at a time
 
 
@@ -91,7 +90,7 @@ def fit_affine(
     n_channels = reference.shape[1]
     least = np.broadcast_to(np.asarray(least_signal, dtype=np.float64), (n_channels,))
     rows = _Rows(reference, observed, valid)
-    step = max(1, _MANY // max(reference.size // n_channels, 1))
+    step = max(1, CACHED // max(reference.size // n_channels, 1))
     sums = LineSums.joined([rows.sums(some) for some in _runs(0, n_channels, step)])
     signal = (sums.total >= 3) & sums.has_signal(least)
     n_values = sums.total.astype(np.int64)

@@ -62,15 +62,8 @@ def check_limits(
         wanted = tuple(min(32, max(1, size // 4, min(4, size // 2))) for size in spatial)
     else:
         values = np.atleast_1d(np.asarray(max_shift))
-        if (
-            values.dtype.kind not in "iu"
-            or values.min() < 0
-            or values.shape
-            not in {
-                (1,),
-                (len(spatial),),
-            }
-        ):
+        is_per_axis = values.shape in {(1,), (len(spatial),)}
+        if values.dtype.kind not in "iu" or values.min() < 0 or not is_per_axis:
             raise InputError(
                 f"max_shift is {max_shift!r}; accepted are one whole number of at least 0 or "
                 f"{len(spatial)}, one per spatial axis"

@@ -49,11 +49,6 @@ class BandFilter:
     band: float = 1.0
 
     @property
-    def n_taps(self) -> int:
-        """How many taps it has, at any shift."""
-        return 2 * self.reach
-
-    @property
     def cutoff(self) -> float:
         """Where the gain is one half, as a share of the Nyquist frequency."""
         half_transition = math.hypot(_BETA, math.pi) / (self.reach * math.pi)
@@ -66,7 +61,7 @@ class BandFilter:
         -------
         first : int
             The first tap belongs to ``i + first``.
-        taps : ndarray of float64, shape (2, n_taps)
+        taps : ndarray of float64, shape (2, 2 reach)
             The taps, whose sum is 1, and their derivatives with respect to `position`.
         """
         return _taps(self.reach, self.cutoff, position)
@@ -90,7 +85,7 @@ def _polynomials(reach: int, cutoff: float) -> Array:
 
     Returns
     -------
-    ndarray of float64, shape (degree + 1, 2 * n_taps)
+    ndarray of float64, shape (degree + 1, 4 reach)
     """
     orders = np.arange(_DEGREE + 1)
     angles = np.pi * (orders + 0.5) / len(orders)

@@ -22,18 +22,17 @@ from convcal.estimation.interpolation import (
 )
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import RoundingLevel
-from convcal.words import MODELS
+from convcal.filters import SincFilter
 
 __all__ = [
-    "MODELS",
     "Candidate",
     "Data",
     "fit_behind",
     "inside",
+    "moved_mask",
     "propose",
     "scaled",
     "separated",
-    "valid_after",
 ]
 
 Array = NDArray[np.float64]
@@ -79,7 +78,7 @@ class Candidate:
     Attributes
     ----------
     model : str
-        One of `MODELS`.
+        One of `convcal.words.MODELS`.
     shift : tuple of float
     filters : tuple of Filter
     gain, bias : ndarray of float64, shape (C,)
@@ -163,7 +162,7 @@ def propose(data: Data, *, registration: Registration | None, model: str) -> lis
     registration : Registration or None
         None without spatial axes.
     model : str
-        ``auto``, or one of `MODELS`, which is then tried against identity alone.
+        ``auto``, or one of `convcal.words.MODELS`, which is then tried against identity alone.
 
     Returns
     -------
@@ -224,8 +223,8 @@ def scaled(
     shifts: list[float] = []
     for pixels, fixed, constant, size in zip(growth, fixed_point, shift, spatial, strict=True):
         if pixels:
-            n_taps = min(12, max(2, size // 8 * 2))
-            resampling.append((1 - pixels / (size - 1), fixed, 0.0, n_taps, 6.0))
+            sinc = SincFilter.for_size(size)
+            resampling.append((1 - pixels / (size - 1), fixed, 0.0, sinc.n_taps, sinc.beta))
             shifts.append(0.0)
             filters.append((0, (1.0,)))
         else:
@@ -243,9 +242,6 @@ def scaled(
         np.zeros(n_channels),
         resampling=tuple(resampling),
     )
-    lost = (start + end for start, end in geometry.margins(spatial))
-    if any(n <= size for n, size in zip(spatial, lost, strict=True)):
-        return []
     return [c for c in _with_affine(geometry, data) if not c.has_fitted_taps]
 
 
@@ -264,7 +260,15 @@ def separated(stride: int, data: Data) -> list[Candidate]:
 
 
 def _with_affine(geometry: Candidate, data: Data) -> list[Candidate]:
-    """Give a geometry, the same with gain and bias where they matter, and with fitted taps."""
+    """Give a geometry, the same with gain and bias where they matter, and with fitted taps.
+
+    Nothing where its margins are all of an axis.
+    """
+    spatial = data.reference.shape[2:]
+    if any(
+        sum(ends) >= size for ends, size in zip(geometry.margins(spatial), spatial, strict=True)
+    ):
+        return []
     fit, moved = fit_behind(geometry, data)
     gain, bias = _material(fit, moved.reference, moved.observed, moved.valid, data.level)
     is_affine = bool((gain != 1).any() or (bias != 0).any())
@@ -298,7 +302,7 @@ def fit_behind(candidate: Candidate, data: Data) -> tuple[AffineFit, Data]:
     window = inside(candidate.margins(spatial), spatial)
     valid = data.valid
     if valid is not None:
-        valid = valid_after(valid, candidate.shift, data.reference.shape)[window]
+        valid = moved_mask(valid, candidate.shift, data.reference.shape)[window]
     moved = replace(candidate, gain=ones, bias=nothing).apply(data.observed)[window]
     part = replace(data, reference=data.reference[window], observed=moved, valid=valid)
     fit = fit_affine(
@@ -409,9 +413,9 @@ def inside(margins: Sequence[tuple[int, int]], spatial: tuple[int, ...]) -> tupl
     )
 
 
-def valid_after(valid: Mask, shift: tuple[float, ...], shape: tuple[int, ...]) -> Mask:
-    """Give the mask of observed positions, moved to the nearest whole pixel."""
-    moved = np.broadcast_to(valid, shape)
+def moved_mask(mask: Mask, shift: tuple[float, ...], shape: tuple[int, ...]) -> Mask:
+    """Move a mask of observed positions by the nearest whole pixels, the edge repeated."""
+    moved = np.broadcast_to(mask, shape)
     for axis, pixels in enumerate(shift, start=2):
         source = np.clip(np.arange(shape[axis]) - round(pixels), 0, shape[axis] - 1)
         moved = np.take(moved, source, axis=axis)

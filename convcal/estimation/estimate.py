@@ -14,7 +14,6 @@ from convcal.arithmetic import Resampling
 from convcal.errors import InputError
 from convcal.estimation.arrays import check_arrays, check_limits
 from convcal.estimation.candidates import (
-    MODELS,
     Candidate,
     Data,
     fit_behind,
@@ -32,14 +31,14 @@ from convcal.estimation.rounding import RoundingLevel, rounding_level
 from convcal.estimation.selection import Choice, choose, corrected_without
 from convcal.estimation.splitting import content_order, split_samples, unit_labels
 from convcal.estimation.standard import clipped, standardised
+from convcal.estimation.structure import CLEAR_GROWTH
 from convcal.estimation.validity import Validity, find_valid
 from convcal.estimation.verdict import judge
+from convcal.words import MODELS
 
 __all__ = ["Estimate", "estimate"]
 
 Array = NDArray[np.float64]
-
-_LEAST_GROWTH = 0.05  # pixels over the field by which a shift must grow to be a change of scale
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +46,8 @@ class Estimate:
     """What is wrong with an observed output and what corrects it.
 
     ``corrected[n, c, i] = gain[c] * (sum over k of taps[k] * observed[n, c, i + offset + k]) +
-    bias[c]``, one filter per spatial axis, the border replicated.
+    bias[c]``, one filter or resampling per spatial axis, the border replicated, once rows have
+    been put right.
 
     Attributes
     ----------
@@ -57,12 +57,13 @@ class Estimate:
     reason : str
         One sentence, with the numbers that decided.
     family : str
-        The kind of error: ``identical``, ``rounding``, ``affine``, ``shift``,
-        ``sub-pixel-shift``, ``noise``, ``scale``, ``row-stride``, ``saturation``,
-        ``unstructured``, ``constant``, ``non-finite``, ``periodic``,
-        ``sporadic`` or ``too-few-data``.
+        The kind of error: ``identical``, ``rounding``, ``shift``, ``sub-pixel-shift``,
+        ``affine``, ``scale``, ``grid``, ``row-stride``, ``flat-offset``, ``stride-collapse``,
+        ``channel-order``, ``dead-channel``, ``edge``, ``element``, ``saturation``, ``cliff``,
+        ``flush``, ``tabulated``, ``prefix``, ``noise``, ``unstructured``, ``sporadic``,
+        ``periodic``, ``constant``, ``too-few-data`` or ``non-finite``.
     model : str
-        The chosen one of `convcal.estimation.words.MODELS`.
+        The chosen one of `convcal.words.MODELS`.
     shift : tuple of float
         Pixels per spatial axis.
     filters : tuple of (int, tuple of float)
@@ -78,10 +79,10 @@ class Estimate:
     evidence : dict
         JSON-ready.
     metrics_before, metrics_after : Metrics
-        On held-out data inside the margins; after what the post-processor gives, in the dtype of
-        the observed output.
+        Inside the margins; after what the post-processor gives, in the dtype of the observed
+        output, every value corrected by what was fitted without it.
     metrics_before_full, metrics_after_full : Metrics
-        On held-out data, the whole output.
+        The same over the whole output.
     channel_metrics_before, channel_metrics_after : tuple of Metrics
         As `metrics_before` and `metrics_after`, per channel.
     """
@@ -127,8 +128,7 @@ def estimate(
         Largest shift searched, per axis or for all. None: a quarter of the size, at least 4
         pixels (half of the smallest sizes) and at most 32.
     model : str
-        ``auto``, or the one of ``identity``, ``affine``, ``shift``, ``shift-affine``,
-        ``subpixel-shift``, ``subpixel-shift-affine`` to consider; it is still emitted only if it
+        ``auto``, or the one of `convcal.words.MODELS` to consider; it is still emitted only if it
         is better than identity beyond doubt.
     holdout : float
         Share of the samples that is held out at a time, above 0 and at most 0.5: one over the
@@ -143,7 +143,7 @@ def estimate(
     Returns
     -------
     Estimate
-        The same for the same samples in any order. Fewer than 8 fitted values per channel, or a
+        The same for the same samples in any order. Too few values to prove anything, or a
         reference without signal, give ``not-identifiable``.
 
     Raises
@@ -264,7 +264,7 @@ def _structured(facts: Facts, data: Data, *, model: str) -> list[Candidate]:
         if data.reference[0, ..., 0, 0].size == 1 and data.reference.ndim > 3:
             found = separated(facts.row_stride, data)
     else:
-        growth = facts.growth((_LEAST_GROWTH,) * len(facts.limits))
+        growth = facts.growth((CLEAR_GROWTH,) * len(facts.limits))
         if growth is not None:
             found = scaled(growth.growth, growth.fixed_point, growth.shift, data)
     return [c for c in found if model in {"auto", c.model}]

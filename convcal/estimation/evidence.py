@@ -42,7 +42,7 @@ def gather_evidence(
     -------
     dict
         Of numbers, strings, lists and dicts; infinities are the strings "inf" and "-inf", what
-        is not defined is None.
+        is not defined is None. Counts under ``holdout`` are those of the first fold.
     """
     evidence: dict[str, Any] = {
         "holdout": {

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcal.estimation.addressing import find_row_stride
-from convcal.estimation.candidates import Candidate, inside
+from convcal.estimation.candidates import Candidate, inside, moved_mask
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import ROUNDINGS, RoundingLevel, fp16_step
 from convcal.estimation.selection import Choice
@@ -82,15 +82,21 @@ class Facts:
         """Tell whether a correction was chosen."""
         return self.candidate.model != "identity"
 
+    @property
+    def window(self) -> tuple[slice, ...]:
+        """What lies inside the margins of the chosen candidate."""
+        spatial = self.reference.shape[2:]
+        return inside(self.candidate.margins(spatial), spatial)
+
     @cached_property
     def level_before(self) -> float:
-        """Held-out residual of the identity, in units of the tolerance."""
+        """Residual of the identity on the first fold's held-out data, in units of the tolerance."""
         residual = _residual(self.reference, self.observed, self.identity, self.split)
         return self.in_tolerances(residual)
 
     @cached_property
     def level_after(self) -> float:
-        """Held-out residual of the chosen candidate, in units of the tolerance."""
+        """Residual of the chosen candidate on those data, in units of the tolerance."""
         residual = _residual(self.reference, self.corrected, self.candidate, self.split)
         return self.in_tolerances(residual)
 
@@ -98,16 +104,15 @@ class Facts:
     def level_everywhere(self) -> float:
         """Residual of the chosen candidate over all data, in units of the tolerance.
 
-        What was fitted can only look better than it is: where this is beyond the tolerance and the
-        held-out residual is not, the error is in some of the data only.
+        Where this is beyond the tolerance and the residual of the first fold is not, the error is
+        in some of the data only.
         """
-        window = inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
         with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
-            return self.in_tolerances(self.reference[window] - self.corrected[window])
+            return self.in_tolerances(self.reference[self.window] - self.corrected[self.window])
 
     @property
     def is_sporadic(self) -> bool:
-        """Tell whether some of the data are wrong beyond rounding, and worse than those held out.
+        """Tell whether the data are wrong beyond rounding, and worse than those of the first fold.
 
         Of noise alone both levels are the same number but for chance.
         """
@@ -116,13 +121,14 @@ class Facts:
     @cached_property
     def n_lost(self) -> int:
         """Count values, over all samples, that are not finite where the reference is."""
-        window = inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
-        is_lost = np.isfinite(self.reference[window]) & ~np.isfinite(self.corrected[window])
+        is_lost = np.isfinite(self.reference[self.window]) & ~np.isfinite(
+            self.corrected[self.window]
+        )
         return int(is_lost.sum())
 
     @cached_property
     def clean_residual(self) -> Array:
-        """Held-out residual of the chosen candidate, NaN where clipped values enter."""
+        """Residual of the chosen candidate on the first fold, NaN where clipped values enter."""
         corrected = self.corrected
         if self.validity.observed is not None:
             valid = np.where(self.validity.observed, self.observed, np.nan)
@@ -166,19 +172,15 @@ class Facts:
     def share_lost(self) -> float:
         """Share of the values that are clipped and that the chosen candidate does not make right.
 
-        None where most of them are right.
+        0 where most of the clipped ones are right.
         """
         is_clipped = self.is_clipped
         if not is_clipped.any():
             return 0.0
-        for axis, pixels in enumerate(self.candidate.shift, start=2):
-            source = np.arange(is_clipped.shape[axis]) - round(pixels)
-            source = np.clip(source, 0, is_clipped.shape[axis] - 1)
-            is_clipped = np.take(is_clipped, source, axis=axis)
+        is_clipped = moved_mask(is_clipped, self.candidate.shift, is_clipped.shape)
         with np.errstate(invalid="ignore"):
             is_off = ~(np.abs(self.reference - self.corrected) <= self.allowance)
-        window = inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
-        is_clipped, lost = is_clipped[window], (is_clipped & is_off)[window]
+        is_clipped, lost = is_clipped[self.window], (is_clipped & is_off)[self.window]
         return float(lost.mean()) if lost.sum() > is_clipped.sum() / 2 else 0.0
 
     @cached_property
@@ -210,11 +212,7 @@ class Facts:
         array = self.corrected if is_corrected else self.observed
         with np.errstate(invalid="ignore"):
             residual = self.reference - array
-        window = (
-            inside(self.candidate.margins(self.reference.shape[2:]), self.reference.shape[2:])
-            if is_corrected
-            else ()
-        )
+        window = self.window if is_corrected else ()
         return self.in_tolerances(np.where(left_out, np.nan, residual)[window])
 
     @cached_property
@@ -307,7 +305,7 @@ def _spread(array: Array) -> Array:
 
 
 def _residual(reference: Array, corrected: Array, candidate: Candidate, split: Split) -> Array:
-    """Give the residual on held-out data, inside the candidate's margins; NaN where not held."""
+    """Give the residual on what the first fold holds out, inside the margins; NaN elsewhere."""
     ref = reference[split.held]
     if split.held_mask is not None:
         ref = np.where(split.held_mask, ref, np.nan)

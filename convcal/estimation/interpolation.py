@@ -9,11 +9,14 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Filter", "axis_filter", "filter_margins", "fit_filters", "tap_count"]
+from convcal.arithmetic import correct
+
+__all__ = ["Filter", "apply_filters", "axis_filter", "filter_margins", "fit_filters", "tap_count"]
 
 Filter = tuple[int, tuple[float, ...]]
 """Offset and taps: ``corrected[i] = sum over k of taps[k] * observed[i + offset + k]``."""
 
+_STILL: Filter = (0, (1.0,))
 _N_TAPS = 12
 _BETA = 6.0  # by measurement, see axis_filter
 
@@ -63,6 +66,12 @@ def axis_filter(shift: float, *, n_taps: int = _N_TAPS) -> Filter:
     return first, _summing_to_one(np.sinc(position) * window)
 
 
+def apply_filters(array: NDArray[np.float64], filters: Sequence[Filter]) -> NDArray[np.float64]:
+    """Move an array (N, C, *spatial) by one filter per spatial axis, the edge repeated."""
+    n_channels = array.shape[1]
+    return correct(array, filters=filters, gain=(1.0,) * n_channels, bias=(0.0,) * n_channels)
+
+
 def fit_filters(
     reference: NDArray[np.float64],
     observed: NDArray[np.float64],
@@ -99,7 +108,8 @@ def fit_filters(
         field = observed
         for other, used in enumerate(fitted):
             if other != axis:
-                field = _inside(_apply(field, used, other + 2), used, other + 2)
+                alone = [used if a == other else _STILL for a in range(len(fitted))]
+                field = _inside(apply_filters(field, alone), used, other + 2)
         target = reference
         for other, used in enumerate(fitted):
             target = _inside(target, used, other + 2)
@@ -125,15 +135,6 @@ def _neighbours(
     length = size - start - end
     part = np.take(array, np.arange(first, first + length + n_taps - 1), axis=axis)
     return np.lib.stride_tricks.sliding_window_view(part, n_taps, axis=axis)
-
-
-def _apply(array: NDArray[np.float64], used: Filter, axis: int) -> NDArray[np.float64]:
-    offset, taps = used
-    size = array.shape[axis]
-    total = np.zeros(array.shape)
-    for k, tap in enumerate(taps):
-        total += tap * np.take(array, np.clip(np.arange(size) + offset + k, 0, size - 1), axis=axis)
-    return total
 
 
 def _inside(array: NDArray[np.float64], used: Filter, axis: int) -> NDArray[np.float64]:

@@ -9,12 +9,13 @@ from dataclasses import dataclass, fields
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["LineSums", "line_sums", "row_dots"]
+__all__ = ["CACHED", "LineSums", "line_sums", "row_dots"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-_MANY = 2**14  # values that are worked on at a time: they stay in the cache
+CACHED = 2**14
+"""So many values are worked on at a time: they stay in the cache."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -72,7 +73,7 @@ def line_sums(ref: Array, obs: Array, weights: Array | Mask | None) -> LineSums:
         total = weights.sum(axis=1)
         safe = np.where(total > 0, total, 1.0)
         mean_ref, mean_obs = row_dots(weights, ref) / safe, row_dots(weights, obs) / safe
-    width = max(1, _MANY // n_channels)
+    width = max(1, CACHED // n_channels)
     parts = [slice(start, start + width) for start in range(0, n, width)]
     squares = np.zeros((4, n_channels))
     centred = []

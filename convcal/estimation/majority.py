@@ -9,7 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from convcal.estimation.lines import LineSums, row_dots
+from convcal.estimation.lines import CACHED, LineSums, row_dots
 
 __all__ = ["Majority", "find_majority"]
 
@@ -17,7 +17,6 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 _FEW, _SOME = 64, 256  # values per channel that starts are compared by, that the line is found by
-_MANY = 2**14  # values that are worked on at a time: they stay in the cache
 _KEPT = 0.6  # share of the values that a line is trimmed to
 # Tukey's biweight: 95 % efficient on normal residuals.
 _TUKEY = 4.685
@@ -70,7 +69,7 @@ class Majority:
         count = np.zeros(len(gain), dtype=np.int64)
         added = np.zeros((7, len(gain)))
         offset = bias + gain * centre
-        width = max(1, _MANY // len(gain))
+        width = max(1, CACHED // len(gain))
         for start in range(0, reference.shape[1], width):
             part = slice(start, start + width)
             moved = observed[:, part] - centre[:, None]

@@ -11,7 +11,13 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
-from convcal.estimation.overlap import ShiftScores
+from convcal.estimation.overlap import (
+    ShiftScores,
+    crop_shifts,
+    overlap_sizes,
+    padded_shape,
+    scores_of,
+)
 
 __all__ = ["OverlapMoments", "PooledAffine", "ShiftMoments", "pool_moments"]
 
@@ -133,7 +139,7 @@ class OverlapMoments:
         start = np.where(self.n_planes > 0, other.pivot - self.pivot, 0.0)
         delta = (other.mean - self.mean) + start.reshape(2, *column)
         share = (n_other / n_planes).reshape(column)
-        weight = (n_self * (n_other / n_planes)).reshape(column) * _overlap_sizes(
+        weight = (n_self * (n_other / n_planes)).reshape(column) * overlap_sizes(
             self.spatial, self.limits
         )
         products = np.stack([delta[0] * delta[0], delta[1] * delta[1], delta[0] * delta[1]])
@@ -149,7 +155,7 @@ class OverlapMoments:
     def at(self, shift: tuple[int, ...]) -> ShiftMoments:
         """Give the moments at one shift within the limits."""
         index = tuple(s + m for s, m in zip(shift, self.limits, strict=True))
-        size = int(_overlap_sizes(self.spatial, self.limits)[index])
+        size = int(overlap_sizes(self.spatial, self.limits)[index])
         here: Any = (slice(None), slice(None), *index)
         means = self.pivot + self.mean[here]
         s_rr, s_oo, s_ro = self.comoment[here]
@@ -223,7 +229,7 @@ class OverlapMoments:
             As `score_shifts` gives it for all the samples at once, standardised.
         """
         column = (-1,) + (1,) * len(self.limits)
-        n = self.n_planes.reshape(column) * _overlap_sizes(self.spatial, self.limits)
+        n = self.n_planes.reshape(column) * overlap_sizes(self.spatial, self.limits)
         n = np.asarray(n, dtype=np.float64)
         count = np.maximum(n, 1)
         whole = self.at((0,) * len(self.limits))
@@ -237,23 +243,8 @@ class OverlapMoments:
         var_r = self.comoment[0] / count * scale_r**2
         var_o = self.comoment[1] / count * scale_o**2
         covariance = self.comoment[2] / count * scale_r * scale_o
-        axes = tuple(range(1, var_r.ndim))
-        alive = (var_r.max(axis=axes) > 1e-9) & (var_o.max(axis=axes) > 1e-9)
-        enough = (n >= 4) & (var_r > 1e-9) & (var_o > 1e-9)
-        power = np.where(enough, var_r * var_o, 1.0)
-        correlation = np.clip(np.where(enough, covariance / np.sqrt(power), 0.0), -1, 1)
-        freedom = (count - 1) / np.maximum(count - 2, 1)
-        unexplained = np.where(enough, np.minimum((1 - correlation**2) * freedom, 1.0), 1.0)
-        floor = np.square(rounding * np.where(scales[0] > 0, scales[0], 1.0)).reshape(column)
-        logs = 0.5 * np.log(unexplained + floor)
-        return ShiftScores(
-            score=logs[alive].mean(axis=0) if alive.any() else np.zeros(n.shape[1:]),
-            unexplained=unexplained,
-            correlation=correlation,
-            n_values=n[alive].sum(axis=0) if alive.any() else n.sum(axis=0),
-            alive=alive,
-            limits=self.limits,
-        )
+        floor = np.square(rounding * np.where(scales[0] > 0, scales[0], 1.0))
+        return scores_of(n, var_r, var_o, covariance, floor=floor, limits=self.limits)
 
 
 def pool_moments(
@@ -294,10 +285,7 @@ def pool_moments(
     counts = times[:, np.newaxis] * is_kept
     n_planes = counts.sum(axis=0)
     pivot = np.stack([_short(_means(array, counts)) for array in (reference, observed)])
-    padded = tuple(
-        scipy.fft.next_fast_len(size + limit, real=True)
-        for size, limit in zip(spatial, limits, strict=True)
-    )
+    padded = padded_shape(spatial, limits)
     per_block = max(1, min(n_channels, _CHUNK // math.prod(padded)))
     blocks = [slice(c, c + per_block) for c in range(0, n_channels, per_block)]
     sums = np.concatenate(
@@ -314,7 +302,7 @@ def pool_moments(
         ],
         axis=1,
     )
-    n_values = n_planes.reshape(-1, *(1,) * len(limits)) * _overlap_sizes(spatial, limits)
+    n_values = n_planes.reshape(-1, *(1,) * len(limits)) * overlap_sizes(spatial, limits)
     mean = sums[:2] / np.maximum(n_values, 1)
     comoment = sums[2:] - n_values * np.stack(
         [mean[0] * mean[0], mean[1] * mean[1], mean[0] * mean[1]]
@@ -384,9 +372,7 @@ def _sums_about(
         sums[k] = _overlap_sums(image, limits, is_reference=k % 2 == 0)
     if any(limits):
         cross = scipy.fft.irfftn(spectrum, padded, axes=tuple(a - 1 for a in axes))
-        for axis, limit in enumerate(limits, start=1):
-            cross = np.take(cross, np.arange(-limit, limit + 1), axis=axis)
-        sums[4] = cross
+        sums[4] = crop_shifts(cross, limits)
     centre: Any = (4, slice(None), *limits)
     sums[centre] = direct
     return sums
@@ -406,14 +392,6 @@ def _overlap_sums(image: Array, limits: tuple[int, ...], *, is_reference: bool) 
         lost = [np.flip(negative, axis=axis), np.zeros_like(total), positive]
         image = total - np.concatenate(lost, axis=axis)
     return image
-
-
-def _overlap_sizes(spatial: tuple[int, ...], limits: tuple[int, ...]) -> Array:
-    """Count the positions on the overlap of every shift."""
-    sizes = np.ones(())
-    for size, limit in zip(spatial, limits, strict=True):
-        sizes = np.multiply.outer(sizes, size - np.abs(np.arange(-limit, limit + 1.0)))
-    return sizes
 
 
 def _squared_error(here: ShiftMoments, gain: Array, bias: Array) -> Array:

@@ -15,7 +15,16 @@ from numpy.typing import NDArray
 
 from convcal.estimation.band import BandFilter
 
-__all__ = ["ShiftScores", "local_minima", "overlap_slices", "score_shifts"]
+__all__ = [
+    "ShiftScores",
+    "crop_shifts",
+    "local_minima",
+    "overlap_sizes",
+    "overlap_slices",
+    "padded_shape",
+    "score_shifts",
+    "scores_of",
+]
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating[Any]]
@@ -182,7 +191,6 @@ def score_shifts(
     ("Masked object registration in the Fourier domain", IEEE TIP 21(5)). Nothing wraps around:
     every sum runs over exactly the positions that both outputs have.
     """
-    n_channels, spatial = reference.shape[1], reference.shape[2:]
     if valid_reference is None and valid_observed is None:
         moments = _moments_of_boxes(reference, observed, limits)
     else:
@@ -197,9 +205,36 @@ def score_shifts(
     n, sum_r, sum_o, sum_rr, sum_oo, sum_ro = moments
     each = 1 / np.maximum(n, 1)
     mean_r, mean_o = sum_r * each, sum_o * each
-    var_r = np.maximum(sum_rr * each - mean_r * mean_r, 0)
-    var_o = np.maximum(sum_oo * each - mean_o * mean_o, 0)
-    covariance = sum_ro * each - mean_r * mean_o
+    return scores_of(
+        n,
+        np.maximum(sum_rr * each - mean_r * mean_r, 0),
+        np.maximum(sum_oo * each - mean_o * mean_o, 0),
+        sum_ro * each - mean_r * mean_o,
+        floor=floor,
+        limits=limits,
+    )
+
+
+def scores_of(
+    n: Array,
+    var_r: Array,
+    var_o: Array,
+    covariance: Array,
+    *,
+    floor: Array,
+    limits: tuple[int, ...],
+) -> ShiftScores:
+    """Score every whole-pixel shift by the moments on its overlap.
+
+    Parameters
+    ----------
+    n : ndarray of float64, shape (C or 1, 2 m0 + 1, …)
+        Values.
+    var_r, var_o, covariance : ndarray of float64, shape (C, 2 m0 + 1, …)
+        Of channels with a variance about 1 in both; 0 where there is no signal.
+    floor, limits
+        As for `score_shifts`.
+    """
     tail = tuple(range(1, var_r.ndim))
     alive = (var_r.max(axis=tail) > 1e-9) & (var_o.max(axis=tail) > 1e-9)
     enough = (n >= 4) & (var_r > 1e-9) & (var_o > 1e-9)
@@ -209,9 +244,8 @@ def score_shifts(
     # Degrees of freedom: gain, bias and mean; small overlaps get nothing for free.
     freedom = 1 + 1 / np.maximum(n - 2, 1)
     unexplained = np.minimum((1 - correlation * correlation) * freedom, 1.0)
-    column = (n_channels,) + (1,) * len(spatial)
     counted = np.broadcast_to(n, var_r.shape)
-    logs = 0.5 * np.log(unexplained + floor.reshape(column))
+    logs = 0.5 * np.log(unexplained + floor.reshape(-1, *(1,) * len(limits)))
     score = logs[alive].mean(axis=0) if alive.any() else np.zeros(var_r.shape[1:])
     return ShiftScores(
         score=score,
@@ -223,14 +257,15 @@ def score_shifts(
     )
 
 
-def _padded_shape(spatial: tuple[int, ...], limits: tuple[int, ...]) -> tuple[int, ...]:
+def padded_shape(spatial: tuple[int, ...], limits: tuple[int, ...]) -> tuple[int, ...]:
+    """Choose sizes at which no shift within the limits wraps around."""
     return tuple(
         scipy.fft.next_fast_len(size + limit, real=True)
         for size, limit in zip(spatial, limits, strict=True)
     )
 
 
-def _crop(correlation: Array, limits: tuple[int, ...]) -> Array:
+def crop_shifts(correlation: Array, limits: tuple[int, ...]) -> Array:
     """Take the shifts -m … m out of a circular correlation whose zero is at index 0."""
     for axis, limit in enumerate(limits, start=correlation.ndim - len(limits)):
         correlation = correlation.take(np.arange(-limit, limit + 1), axis=axis)
@@ -240,7 +275,7 @@ def _crop(correlation: Array, limits: tuple[int, ...]) -> Array:
 def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ...]) -> list[Array]:
     """Sum over the overlap where all values count: products by FFT, the rest by running sums."""
     n_samples, n_channels, *spatial = reference.shape
-    padded = _padded_shape(tuple(spatial), limits)
+    padded = padded_shape(tuple(spatial), limits)
     axes = tuple(range(3, len(padded) + 3))
     cross = np.empty((n_channels, *(2 * limit + 1 for limit in limits)))
     step = max(1, _MANY // (n_samples * math.prod(padded)))
@@ -251,7 +286,7 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
         spectrum = np.conj(spectra[1], out=spectra[1])
         spectrum *= spectra[0]
         pooled = spectrum[0] if n_samples == 1 else spectrum.sum(axis=0)
-        cross[some] = _crop(
+        cross[some] = crop_shifts(
             scipy.fft.irfftn(pooled, padded, axes=tuple(range(1, len(padded) + 1))), limits
         )
     pooled = np.empty((2, 2, n_channels, *spatial))
@@ -264,7 +299,7 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
             np.einsum("n...,n...->...", values, values, out=pooled[1, side])
     (sum_r, sum_o), (sum_rr, sum_oo) = _box_sums(pooled, limits)
     back = (slice(None), *(slice(None, None, -1) for _ in limits))
-    n = n_samples * _positions(tuple(spatial), limits)
+    n = n_samples * overlap_sizes(tuple(spatial), limits)
     return [n[None], sum_r, sum_o[back], sum_rr, sum_oo[back], cross]
 
 
@@ -286,8 +321,8 @@ def _box_sums(pooled: Array, limits: tuple[int, ...]) -> Array:
 
 
 @lru_cache(maxsize=16)
-def _positions(spatial: tuple[int, ...], limits: tuple[int, ...]) -> Array:
-    """Count the positions of the overlap that each shift leaves."""
+def overlap_sizes(spatial: tuple[int, ...], limits: tuple[int, ...]) -> Array:
+    """Count the positions of the overlap that each shift leaves; not to be written to."""
     count: Array = np.ones(())
     for size, limit in zip(spatial, limits, strict=True):
         count = np.multiply.outer(count, size - np.abs(np.arange(-limit, limit + 1)))
@@ -313,7 +348,7 @@ def _moments_of_masks(
 ) -> list[Array]:
     """Sum over the overlap of two masks: six correlations per channel."""
     n_channels, spatial = reference.shape[1], reference.shape[2:]
-    padded = _padded_shape(spatial, limits)
+    padded = padded_shape(spatial, limits)
     axes = tuple(range(1, len(spatial) + 1))
     shape = (n_channels, *(2 * limit + 1 for limit in limits))
     moments = [np.empty(shape) for _ in range(6)]
@@ -328,7 +363,7 @@ def _moments_of_masks(
         pairs = [(0, 0), (1, 0), (0, 1), (2, 0), (0, 2), (1, 1)]
         for moment, (power_r, power_o) in zip(moments, pairs, strict=True):
             spectrum = (spectra[0][power_r] * spectra[1][power_o].conj()).sum(axis=0)
-            moment[channel] = _crop(scipy.fft.irfftn(spectrum, padded), limits)
+            moment[channel] = crop_shifts(scipy.fft.irfftn(spectrum, padded), limits)
     moments[0] = np.rint(moments[0])
     return moments
 

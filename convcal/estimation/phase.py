@@ -13,19 +13,13 @@ __all__ = ["PhaseCorrelation", "correlate_phases"]
 
 Array = NDArray[np.float64]
 
-_UPSAMPLING = 20
-
 
 @dataclass(frozen=True, eq=False)
 class PhaseCorrelation:
-    """The pooled, whitened cross-power spectrum of two stacks, and its peak.
+    """The peak of the pooled phase correlation of two stacks.
 
     Attributes
     ----------
-    spectrum : ndarray of complex128
-        Half spectrum of the mean over channels.
-    surface : ndarray of float64, shape (*spatial)
-        Its inverse transform; the peak lies at the shift.
     peak : tuple of int
         The highest whole-pixel shift within the limits.
     peak_ratio : float
@@ -33,34 +27,8 @@ class PhaseCorrelation:
         nothing stands out, infinity that there is nothing else.
     """
 
-    spectrum: NDArray[np.complexfloating]
-    surface: Array
     peak: tuple[int, ...]
     peak_ratio: float
-
-    def refine(self, shift: tuple[int, ...]) -> tuple[float, ...]:
-        """Find the peak within 0.75 pixels of a whole-pixel shift, by an upsampled DFT.
-
-        The transform is evaluated at the wanted fractions alone, as a matrix product per axis
-        (Guizar-Sicairos, Thurman and Fienup 2008, "Efficient subpixel image registration
-        algorithms", Optics Letters 33(2)).
-        """
-        reach = _UPSAMPLING * 3 // 4
-        steps = np.arange(-reach, reach + 1) / _UPSAMPLING
-        shape = self.surface.shape
-        values: NDArray[np.complexfloating] = self.spectrum
-        for axis, centre in enumerate(shift):
-            size = shape[axis]
-            if axis == len(shape) - 1:
-                frequency = scipy.fft.rfftfreq(size)
-            else:
-                frequency = scipy.fft.fftfreq(size)
-            kernel = np.exp(2j * np.pi * np.outer(centre + steps, frequency))
-            # Contracts the leading axis and appends the upsampled one: order is kept at the end.
-            values = np.tensordot(values, kernel, axes=(0, 1))
-        flat = int(np.argmax(values.real))
-        index = np.unravel_index(flat, values.shape)
-        return tuple(float(c + steps[i]) for c, i in zip(shift, index, strict=True))
 
 
 def correlate_phases(
@@ -118,7 +86,7 @@ def correlate_phases(
     near = _near_zero(surface, limits)
     index = np.unravel_index(int(np.argmax(near)), near.shape)
     peak = tuple(int(i - (n - 1) // 2) for i, n in zip(index, near.shape, strict=True))
-    return PhaseCorrelation(total, surface, peak, _peak_ratio(surface, peak))
+    return PhaseCorrelation(peak, _peak_ratio(surface, peak))
 
 
 def _near_zero(surface: Array, limits: tuple[int, ...]) -> Array:

@@ -48,7 +48,7 @@ def estimate_statistics(
         That of the subsample. Where it is of all samples, exactly what `estimate` gives for them.
         Otherwise, where the correction is of whole pixels, gain and bias of the channels that it
         corrects are those of the least squares over all samples; metrics and verdict stay those
-        of the subsample's held-out part. The evidence then has an entry ``pooled``:
+        of the subsample. The evidence then has an entry ``pooled``:
 
         ``n_samples``, ``n_subsample`` : int
             How many samples came, and how many the subsample has.
@@ -62,7 +62,8 @@ def estimate_statistics(
             Their standard errors for white residuals, None where not replaced.
         ``residual_all_data`` : list of float or None
             Root mean square over all samples of what the correction leaves, per channel; None
-            for a correction of fractions of a pixel, of which moments know nothing.
+            for a correction of fractions of a pixel, of a scale or of rows, of which moments know
+            nothing.
         ``n_left_out`` : list of int
             Planes per channel that are not in the moments, having values that are not finite.
 
@@ -95,8 +96,11 @@ def estimate_statistics(
     single = rounding_level(ref, dtypes=statistics.dtypes).single
     moments = statistics.moments()
     shift = tuple(round(s) for s in result.shift)
-    is_whole = _is_inside(shift, moments.limits) and all(
-        taps == (1.0,) for _, taps in result.filters
+    is_whole = (
+        _is_inside(shift, moments.limits)
+        and all(taps == (1.0,) for _, taps in result.filters)
+        and result.resampling is None
+        and result.rows is None
     )
     scores = moments.scores(rounding=single)
     best, expected = _best_shift(scores, result)

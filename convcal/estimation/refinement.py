@@ -96,7 +96,6 @@ def refine_shift(
     free: Sequence[int] | None = None,
     band: float = 1.0,
     valid: Mask | None = None,
-    noise: float = _LEAST_NOISE,
 ) -> Refinement | None:
     """Refine a shift by Gauss-Newton steps.
 
@@ -115,8 +114,6 @@ def refine_shift(
         Highest frequency to use, as a share of the Nyquist frequency.
     valid : ndarray of bool or None
         Observed positions that count.
-    noise : float
-        About what variance will be left; too little is a better guess than too much.
 
     Returns
     -------
@@ -135,6 +132,7 @@ def refine_shift(
     if not axes:
         return None
     shift = np.array(start, dtype=np.float64)
+    noise = _LEAST_NOISE
     if reference.size > 2 * _FEW:
         first = _refine_part(
             reference,
@@ -144,7 +142,6 @@ def refine_shift(
             axes=axes,
             band=band,
             valid=valid,
-            noise=noise,
         )
         if first is not None:
             shift = np.array([round(s) for s in start]) + first.shift
@@ -213,7 +210,6 @@ def _refine_part(
     axes: tuple[int, ...],
     band: float,
     valid: Mask | None,
-    noise: float,
 ) -> Refinement | None:
     """Refine by a part of the values, cut out so that whole pixels of the shift are gone."""
     part = choose_part(
@@ -227,5 +223,4 @@ def _refine_part(
         free=axes,
         band=band,
         valid=None if valid is None else valid[part.observed],
-        noise=noise,
     )

@@ -11,7 +11,7 @@ import scipy.ndimage
 from numpy.typing import NDArray
 
 from convcal.estimation.affine import fit_affine
-from convcal.estimation.interpolation import axis_filter
+from convcal.estimation.interpolation import Filter, apply_filters, axis_filter
 from convcal.estimation.overlap import (
     ShiftScores,
     local_minima,
@@ -27,8 +27,8 @@ __all__ = ["Line", "Registration", "fill_invalid", "find_outliers", "register"]
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# What the estimator itself may be off by, in pixels, and claims no less: with exact fp16 pairs
-# of 64 x 64 its errors are below 0.0001 px, of 24 x 24 below 0.001 (benchmarks/registration.py).
+# What the estimator itself may be off by, in pixels, and claims no less: with fp16 pairs of 64 x 64
+# that are exact but for rounding, 95 in 100 are within 0.0002 px (benchmarks/registration.py).
 _MODEL_ERROR = 0.00015
 # The same of a gain, relative: weights rounded to fp16 change it by as much.
 _GAIN_ERROR = 0.0001
@@ -152,7 +152,6 @@ def register(
     floor: Array,
     valid_reference: Mask | None = None,
     valid_observed: Mask | None = None,
-    fitted: Mask | None = None,
 ) -> Registration:
     """Register the observed output to the reference.
 
@@ -166,11 +165,6 @@ def register(
         Variance that fp16 rounding leaves, in units of the reference's variance.
     valid_reference, valid_observed : ndarray of bool or None
         Positions that count, broadcastable to the arrays.
-    fitted : ndarray of bool, shape (*spatial), or None
-        Positions of the reference that choose the whole-pixel shift, where others are held out.
-        The fraction comes from all of them: filters that reach across held-out blocks were seen
-        to miss by 0.045 px in 24**3, and a fraction is one number per axis against thousands of
-        values.
 
     Returns
     -------
@@ -190,7 +184,7 @@ def register(
         observed,
         limits=limits,
         floor=floor,
-        valid_reference=_intersection(valid_reference, fitted),
+        valid_reference=valid_reference,
         valid_observed=valid_observed,
     )
     best = scores.best()
@@ -421,12 +415,6 @@ def _standard_error(found: Refinement, free: tuple[int, ...], floor: Array) -> t
     return tuple(float(e) for e in np.sqrt(variance + _MODEL_ERROR**2))
 
 
-def _intersection(valid: Mask | None, fitted: Mask | None) -> Mask | None:
-    if valid is None or fitted is None:
-        return fitted if valid is None else valid
-    return valid & fitted
-
-
 def _identifiable(
     reference: Array, observed: Array, shift: tuple[int, ...], scores: ShiftScores, floor: Array
 ) -> tuple[bool, ...]:
@@ -514,20 +502,15 @@ def fill_invalid(
 
 
 def _moved(array: Array, shift: tuple[float, ...], *, is_mask: bool = False) -> Array:
-    """Give the values at ``i + shift``, ends repeated; of masks, the least of the neighbours."""
-    for axis, pixels in enumerate(shift, start=2):
-        size = array.shape[axis]
-        offset, taps = axis_filter(-pixels, n_taps=_FILL_TAPS)
+    """Give the values at ``i + shift``, ends repeated; of masks, the mean of two neighbours."""
+    filters: list[Filter] = []
+    for size, pixels in zip(array.shape[2:], shift, strict=True):
         if is_mask:
-            offset, taps = math.floor(pixels), (0.5, 0.5)
-        elif len(taps) >= size:
-            offset, taps = round(pixels), (1.0,)
-        total = np.zeros(array.shape)
-        for k, tap in enumerate(taps):
-            source = np.clip(np.arange(size) + offset + k, 0, size - 1)
-            total += tap * np.take(array, source, axis=axis)
-        array = total
-    return array
+            filters.append((math.floor(pixels), (0.5, 0.5)))
+        else:
+            whole = size <= _FILL_TAPS
+            filters.append(axis_filter(-round(pixels) if whole else -pixels, n_taps=_FILL_TAPS))
+    return apply_filters(array, filters)
 
 
 def _slopes(

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
-__all__ = ["ROUNDINGS", "RoundingLevel", "fp16_step", "rounding_level"]
+__all__ = ["ROUNDINGS", "RoundingLevel", "fp16_step", "rounding_level", "two_fp16_steps"]
 
 Array = NDArray[np.float64]
 
@@ -51,6 +51,11 @@ def fp16_step(values: Array) -> Array:
     # 11 significant bits; below 2**-14, and at 0, whose exponent says nothing, 2**-24.
     step: Array = np.ldexp(1.0, np.where(finite == 0, -13, np.maximum(exponent, -13)) - 11)
     return step
+
+
+def two_fp16_steps(value: float) -> float:
+    """Give how far apart roundings of one finite value may lie, also of one beyond the range."""
+    return 2 * float(np.spacing(np.float16(min(abs(value), 60000.0))))
 
 
 def rounding_level(reference: Array, *, dtypes: tuple[DTypeLike, ...]) -> RoundingLevel:

@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from convcal.estimation.candidates import MODELS, Candidate, Data, inside, valid_after
+from convcal.estimation.candidates import Candidate, Data, inside, moved_mask
 from convcal.estimation.splitting import Fold, Split
+from convcal.words import MODELS
 
 __all__ = ["Choice", "Trial", "choose", "corrected_without"]
 
@@ -146,7 +147,7 @@ def choose(
         corrected = corrected_without(candidate, data, split, given=data.observed)[window]
         counted &= np.isfinite(corrected)
         if data.valid is not None:
-            counted &= valid_after(data.valid, candidate.shift, reference.shape)[window]
+            counted &= moved_mask(data.valid, candidate.shift, reference.shape)[window]
         with np.errstate(invalid="ignore"):
             errors.append(np.where(counted, ref - corrected, 0.0))
     part = np.ascontiguousarray(np.broadcast_to(labels, spatial)[window[2:]]).ravel()

@@ -62,11 +62,6 @@ class Split:
         return self.folds[0].held
 
     @property
-    def train_mask(self) -> Mask | None:
-        """Positions that the first fold fits."""
-        return self.folds[0].train_mask
-
-    @property
     def held_mask(self) -> Mask | None:
         """Positions that the first fold holds out."""
         return self.folds[0].held_mask
@@ -129,7 +124,7 @@ def split_samples(shape: tuple[int, ...], *, holdout: float) -> Split:
 
 
 def unit_labels(spatial: tuple[int, ...], *, n_samples: int) -> NDArray[np.int64]:
-    """Label the blocks whose errors are compared in pairs, with the samples at least 16.
+    """Label the blocks whose errors are compared in pairs, with the samples at least 24.
 
     Returns
     -------

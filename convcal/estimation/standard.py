@@ -1,12 +1,14 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Arrays without units: mean 0 and spread 1 per channel."""
+"""Arrays without units: mean 0 and spread 1 per channel, and what two have in common."""
 
 from __future__ import annotations
+
+import math
 
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["clipped", "standardised"]
+__all__ = ["clipped", "correlation", "standardised"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -53,3 +55,14 @@ def clipped(array: Array, valid: Mask | None) -> Array:
         if sigma > 0:
             result[:, channel] = np.clip(values, middle - 5 * sigma, middle + 5 * sigma)
     return result
+
+
+def correlation(first: Array, second: Array) -> float:
+    """Give the correlation of two arrays where both are finite; 0 for fewer than 8 values."""
+    good = np.isfinite(first) & np.isfinite(second)
+    first, second = first[good], second[good]
+    if first.size < 8:
+        return 0.0
+    first, second = first - first.mean(), second - second.mean()
+    power = float(first @ first) * float(second @ second)
+    return float(first @ second) / math.sqrt(power) if power > 0 else 0.0

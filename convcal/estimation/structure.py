@@ -14,8 +14,10 @@ from numpy.typing import NDArray
 from convcal.estimation.overlap import score_shifts
 from convcal.estimation.refinement import refine_shift
 from convcal.estimation.registration import fill_invalid
+from convcal.estimation.standard import correlation
 
 __all__ = [
+    "CLEAR_GROWTH",
     "BlockShifts",
     "Growth",
     "find_block_shifts",
@@ -27,7 +29,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 # Pixels over the field: blocks of a few noisy values seldom line up that far by chance.
-_CLEAR = 0.05
+CLEAR_GROWTH = 0.05
 # Devices resample by straight lines, which move the high frequencies by less than is meant.
 _BAND = 0.5
 # Pixels: of a larger block the middle will do.
@@ -56,16 +58,6 @@ class Growth:
     shift: tuple[float, ...]
     sigmas: float
     n_blocks: int
-
-
-def _correlation(first: Array, second: Array) -> float:
-    good = np.isfinite(first) & np.isfinite(second)
-    first, second = first[good], second[good]
-    if first.size < 8:
-        return 0.0
-    first, second = first - first.mean(), second - second.mean()
-    power = float(first @ first) * float(second @ second)
-    return float(first @ second) / math.sqrt(power) if power > 0 else 0.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -172,7 +164,7 @@ def find_growth(blocks: BlockShifts, *, least: Sequence[float]) -> Growth | None
             blocks.centres[:, axis], moved[:, axis], blocks.errors[:, axis]
         )
         pixels = slope * (size - 1)
-        enough = 5 if abs(pixels) >= _CLEAR else 10
+        enough = 5 if abs(pixels) >= CLEAR_GROWTH else 10
         is_clear = abs(pixels) >= least[axis] and sigmas >= enough and explained > 0.5
         if blocks.counts[axis] >= 3 and is_clear:
             growth.append(pixels)
@@ -294,7 +286,7 @@ def neighbour_correlation(residual: Array) -> float:
             continue
         left = np.take(residual, np.arange(size - 1), axis=axis)
         right = np.take(residual, np.arange(1, size), axis=axis)
-        value = _correlation(left, right)
+        value = correlation(left, right)
         if abs(value) > abs(strongest):
             strongest = value
     return strongest

@@ -10,6 +10,8 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from convcal.estimation.rounding import two_fp16_steps
+
 __all__ = ["Threshold", "find_threshold", "value_dependence"]
 
 Array = NDArray[np.float64]
@@ -121,7 +123,7 @@ def _side(
         value = float(became[0])
     elif finite.all():
         value = float(np.median(became))
-        step = 2 * float(np.spacing(np.float16(min(abs(value), 60000.0))))
+        step = two_fp16_steps(value)
         is_one = bool(
             (np.abs(became - value) <= step).all() and (np.abs(obs[deep] - value) <= step).all()
         )

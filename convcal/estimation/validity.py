@@ -8,6 +8,8 @@ from dataclasses import dataclass, replace
 import numpy as np
 from numpy.typing import NDArray
 
+from convcal.estimation.rounding import two_fp16_steps
+
 __all__ = ["Validity", "find_valid"]
 
 Array = NDArray[np.float64]
@@ -27,7 +29,7 @@ class Validity:
         Shape (N, C, *spatial); None where every value is usable.
     nonfinite_reference, nonfinite_observed : ndarray of int64, shape (C,)
     outliers : ndarray of int64, shape (C,)
-        Observed values that nothing explains, left out by a robust estimate.
+        Observed values that nothing explains, left out.
     saturated : ndarray of int64, shape (C,)
         Observed values at a limit where the reference goes on.
     saturation_limits : tuple of tuple of float
@@ -99,7 +101,7 @@ def _limits(ref: Array, obs: Array) -> list[tuple[float, float]]:
     ends = []
     for sign in (1.0, -1.0):
         top_ref, top_obs = float(np.max(sign * ref)), float(np.max(sign * obs))
-        near_ref, near_obs = _two_steps(top_ref), _two_steps(top_obs)
+        near_ref, near_obs = two_fp16_steps(top_ref), two_fp16_steps(top_obs)
         # Coarse steps repeat every value: then so much of the reference counts as one.
         below = sign * obs[sign * obs < top_obs - near_obs]
         step = (top_obs - float(below.max(initial=-np.inf))) * float(ref.std() / obs.std())
@@ -111,7 +113,3 @@ def _limits(ref: Array, obs: Array) -> list[tuple[float, float]]:
         if is_repeated or is_overflow:
             ends.append((sign * top_obs, near_obs))
     return ends
-
-
-def _two_steps(value: float) -> float:
-    return 2 * float(np.spacing(np.float16(min(abs(value), 60000.0))))

@@ -12,7 +12,7 @@ from convcal.estimation.candidates import Candidate
 from convcal.estimation.facts import Facts
 from convcal.estimation.judgement import Judgement, conclude, helps, refuse, tried, unit
 from convcal.estimation.registration import Registration
-from convcal.estimation.structure import Growth
+from convcal.estimation.structure import CLEAR_GROWTH, Growth
 from convcal.estimation.validity import Validity
 
 __all__ = ["judge"]
@@ -21,7 +21,7 @@ __all__ = ["judge"]
 _RELATED = 0.1
 # Neighbouring residuals correlate less than this in white noise (and in rounding).
 _WHITE = 0.2
-# Fewer fitted values per channel than this decide nothing.
+# Fewer values per channel than this decide nothing.
 _LEAST_VALUES = 32
 _LEAST_UNITS = 16
 # A larger share of clipped values is named beside what else is wrong.
@@ -30,12 +30,13 @@ _CLIPPED = 0.001
 _INTACT = 0.8
 # Above this, with a clear fraction of a pixel, it is displaced.
 _MOVED = 0.4
-# Pixels over the field by which a shift must grow to be a change of scale: these where the shift
-# leaves more than rounding, half of the shift where it does not (the mean of a displacement that
-# grows from nothing is half of its end) or where no shift is fitted; never less than the smallest
-# shift that is told from none.
-_GROWTH = 0.05
+# Pixels over the field by which a shift must grow to be a change of scale: the clear growth where
+# the shift leaves more than rounding, half of the shift where it does not (the mean of a
+# displacement that grows from nothing is half of its end) or where no shift is fitted; never less
+# than the smallest shift that is told from none.
 _LEAST_GROWTH = 0.01
+# Fractions of a pixel below this are not clear.
+_LEAST_FRACTION = 0.01
 
 
 def judge(facts: Facts) -> Judgement:
@@ -160,9 +161,11 @@ def _resampled(facts: Facts) -> Judgement | None:
 def _growing(facts: Facts) -> Judgement | None:
     if facts.registration is None:
         return None
-    least = (_GROWTH,) * len(facts.limits)
+    least = (CLEAR_GROWTH,) * len(facts.limits)
     if facts.candidate.model != "affine":
-        least = tuple(min(_GROWTH, max(_LEAST_GROWTH, abs(s) / 2)) for s in facts.candidate.shift)
+        least = tuple(
+            min(CLEAR_GROWTH, max(_LEAST_GROWTH, abs(s) / 2)) for s in facts.candidate.shift
+        )
     growth = facts.growth(least)
     if growth is None or _is_repetition(growth, facts.registration):
         return None
@@ -240,7 +243,7 @@ def _blurred(facts: Facts) -> Judgement | None:
     if found is None or found.ambiguous or facts.related < _MOVED:
         return None
     clear = [
-        abs(s - round(s)) > max(_LEAST_GROWTH, 10 * error)
+        abs(s - round(s)) > max(_LEAST_FRACTION, 10 * error)
         for s, error in zip(found.raw_shift, found.standard_error, strict=True)
     ]
     if not any(clear):
@@ -278,7 +281,7 @@ def _too_few(facts: Facts) -> Judgement | None:
 
 
 def _sporadic(facts: Facts) -> Judgement | None:
-    """Do not take for identical what is wrong where nothing was held out."""
+    """Do not take for identical what is wrong outside the first fold."""
     if max(facts.level_before, facts.level_after) > 1 or facts.n_lost:
         return None
     with np.errstate(invalid="ignore"):  # inf - inf

@@ -247,6 +247,14 @@ def test_a_shift_at_the_edge_of_the_search_is_said_to_be_there():
     assert "edge of the search" not in estimate(pair.reference, pair.observed).reason
 
 
+def test_a_shift_whose_taps_would_leave_nothing_is_made_in_whole_pixels():
+    # Five taps beyond the 59 positions that a shift of 58.4 has no source for are all of them.
+    pair = make_pair((64, 32), shift=(58.4, 0.3), n_samples=12, seed=1)
+    result = estimate(pair.reference, pair.observed, max_shift=63)
+    assert result.model == "shift"
+    assert result.shift == (58, 0)
+
+
 @pytest.mark.parametrize("shape", [(4, 2, 1), (4, 2, 2)])
 def test_the_smallest_arrays_are_answered(shape):
     rng = np.random.default_rng(0)

@@ -93,6 +93,27 @@ def test_a_fraction_of_a_pixel_keeps_what_was_fitted_with_its_taps():
     assert result.evidence["pooled"]["is_replaced"] == [False] * 3
 
 
+def test_a_scale_keeps_the_gain_that_was_fitted_behind_it():
+    # About the centre, so that the best whole-pixel shift is none: moments know of no scale.
+    sizes, budget = (96, 128), 8 * 96 * 128
+    pair = make_pair(
+        sizes,
+        scale=[1 + 3 / (n - 1) for n in sizes],
+        origin=[(n - 1) / 2 for n in sizes],
+        content="edges",
+        n_samples=24,
+        n_channels=1,
+        gain=1.5,
+        seed=1,
+    )
+    statistics = OutputStatistics(budget=budget).update(pair.reference, pair.observed)
+    result = estimate_statistics(statistics)
+    assert result.model == "scale-affine"
+    assert result.gain == pytest.approx([1.5], rel=0.01)
+    assert result.evidence["pooled"]["residual_all_data"] is None
+    assert result.evidence["pooled"]["is_replaced"] == [False]
+
+
 def test_a_robust_fit_is_not_replaced_by_one_that_is_not():
     pair = make_pair(SHAPE, gain=1.5, n_samples=30, seed=6)
     statistics = collect(pair.reference, pair.observed)
