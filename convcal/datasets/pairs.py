@@ -23,6 +23,8 @@ RESAMPLINGS: tuple[Resampling, ...] = get_args(Resampling)
 """The ways in which `make_pair` makes fractions of a pixel."""
 
 _SURROUND = 16  # pixels of scene around the window, beyond what moves
+_MOST_GAIN, _MOST_NOISE_DB = 1e30, 300  # beyond, nothing of the scene would be left
+_MOST_SHIFT = 2**16  # what moves is drawn too
 _FINE = 4  # samples of the scene per pixel that is a mean over an area
 
 
@@ -159,6 +161,14 @@ def make_pair(
     biases = _spread("bias", bias, n_channels)
     if not all(gains):
         raise InputError(f"gain is {gains}; a gain of zero has no observed output")
+    if not all(1 / _MOST_GAIN <= abs(each) <= _MOST_GAIN for each in gains):
+        raise InputError(f"gain is {gains}; accepted sizes are up to {_MOST_GAIN} and its inverse")
+    if not all(abs(each) <= _MOST_SHIFT for each in shifts):
+        raise InputError(f"shift is {shifts}; accepted are up to {_MOST_SHIFT} pixels")
+    if snr_db is not None and not snr_db >= -_MOST_NOISE_DB:
+        raise InputError(f"snr_db is {snr_db}; it must be at least -{_MOST_NOISE_DB}")
+    if seed < 0:
+        raise InputError(f"seed is {seed}; it must be at least 0")
 
     rng = np.random.default_rng(seed)
     fine = _FINE if resampling == "area" else 1
@@ -181,9 +191,11 @@ def make_pair(
         planes = tuple(range(2, observed.ndim))
         level = observed.std(axis=planes, keepdims=True) * 10 ** (-snr_db / 20)
         observed = observed + level * rng.standard_normal(observed.shape)
+    with np.errstate(over="ignore"):  # what is too large for the dtype is infinite in it
+        rounded = observed.astype(dtype)
     return Pair(
         reference=reference.astype(np.float32),
-        observed=observed.astype(dtype),
+        observed=rounded,
         shift=shifts,
         gain=gains,
         bias=biases,

@@ -210,7 +210,7 @@ def _refined(
         gain=gain,
         bias=np.where(related, ref.mean - gain * centre, 0.0),
         gain_error=error,
-        bias_error=np.where(related, np.hypot(level, error * centre), math.inf),
+        bias_error=np.hypot(level, error * np.where(related, centre, 1.0)),
         n_values=ref.values.size,
         _refinement=found,
     )
@@ -222,7 +222,8 @@ def _standard(array: NDArray[Any], role: str, kind: type[np.floating[Any]] = np.
     column = (1, -1) + (1,) * (array.ndim - 2)
     values = array.astype(kind)
     # What is taken off is what was rounded: no offset is left for the bias to miss.
-    mean = values.mean(axis=axes, dtype=np.float64).astype(kind)
+    with np.errstate(invalid="ignore"):  # infinities of both signs
+        mean = values.mean(axis=axes, dtype=np.float64).astype(kind)
     if not np.isfinite(mean).all():
         if kind is np.float32:
             return _standard(array, role)

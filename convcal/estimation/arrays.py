@@ -15,28 +15,36 @@ from convcal.errors import InputError
 
 __all__ = ["Part", "check_arrays", "check_limits", "choose_part"]
 
-_LARGEST = 1e140
-"""The sum of the squares of 1e28 such values is still a float64."""
+_LARGEST = 1e75
+"""The product of four such values is still a float64. What is smaller than the inverse counts as
+zero, so that ratios of squares are float64s too."""
 
 
 def check_arrays(reference: ArrayLike, observed: ArrayLike) -> tuple[NDArray[Any], NDArray[Any]]:
     """Give both outputs as arrays (N, C, *spatial) that can be compared, or raise InputError."""
     arrays = []
     for name, given in (("reference", reference), ("observed", observed)):
-        array = np.asarray(given)
+        try:
+            array = np.asarray(given)
+        except ValueError as error:
+            raise InputError(f"the {name} output cannot be read as an array: {error}") from error
         if array.dtype.kind not in "fiub":
             raise InputError(
                 f"the {name} output has dtype {array.dtype}; accepted are real floating-point and "
                 "integer arrays"
             )
         if array.dtype.itemsize >= 8 and array.dtype.kind == "f":
-            largest = np.abs(array[np.isfinite(array)]).max(initial=0)
+            size = np.abs(array)
+            largest = size[np.isfinite(array)].max(initial=0)
             if largest > _LARGEST:
                 raise InputError(
                     f"the {name} output has values as large as {largest:.3g}; accepted are values "
                     f"up to {_LARGEST:g}, whose squares can be summed, and infinities, which are "
                     "left out"
                 )
+            is_tiny = (size < 1 / _LARGEST) & (size != 0)
+            if is_tiny.any():
+                array = np.where(is_tiny, array.dtype.type(0), array)
         arrays.append(array)
     ref, obs = arrays
     if ref.shape != obs.shape:

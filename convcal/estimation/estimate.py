@@ -123,7 +123,8 @@ def estimate(
     ----------
     reference, observed : array_like, shape (N, C, *spatial)
         Trusted outputs and the ones to be corrected: N samples, C channels, none to three
-        spatial axes; of one shape, real. They are not written to.
+        spatial axes; of one shape, real. They are not written to. Values below 1e-75 in size count
+        as zero, and those above 1e75 are refused.
     max_shift : int, sequence of int, or None
         Largest shift searched, per axis or for all. None: a quarter of the size, at least 4
         pixels (half of the smallest sizes) and at most 32.

@@ -108,7 +108,7 @@ class Majority:
             total=total,
             mean_reference=mean_rest + gain * mean_observed + bias,
             mean_observed=mean_observed,
-            reference=square_rest + 2 * gain * product + gain * gain * square,
+            reference=np.maximum(square_rest + 2 * gain * product + gain * gain * square, 0.0),
             product=product + gain * square,
             observed=square,
             residual=np.maximum(square_rest - step * product, 0.0),

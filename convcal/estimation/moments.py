@@ -240,8 +240,9 @@ class OverlapMoments:
             is_flat = (spread <= 1e-12 * np.abs(mean)) | (spread == 0)
             scales.append(np.where(is_flat, 0.0, 1 / np.where(is_flat, 1.0, spread)))
         scale_r, scale_o = (scale.reshape(column) for scale in scales)
-        var_r = self.comoment[0] / count * scale_r**2
-        var_o = self.comoment[1] / count * scale_o**2
+        # One factor after the other: the square of the scale of tiny values is no float64.
+        var_r = self.comoment[0] / count * scale_r * scale_r
+        var_o = self.comoment[1] / count * scale_o * scale_o
         covariance = self.comoment[2] / count * scale_r * scale_o
         floor = np.square(rounding * np.where(scales[0] > 0, scales[0], 1.0))
         return scores_of(n, var_r, var_o, covariance, floor=floor, limits=self.limits)

@@ -118,25 +118,27 @@ def find_edge(
     apple/coremltools #2772, #2844 (average pooling), kornia #4073.
     """
     spatial = is_wrong.shape[2:]
-    if not spatial or not is_wrong.any():
+    # An axis of one position has no border that differs from the rest.
+    long = [axis for axis, size in enumerate(spatial) if size > 1]
+    if not long or not is_wrong.any():
         return None
     is_spoilt = np.asarray(is_wrong.any(axis=(0, 1)))
     depth = np.full(spatial, max(spatial))
-    for axis, size in enumerate(spatial):
-        place = np.arange(size)
-        from_border = np.minimum(place, size - 1 - place)
+    for axis in long:
+        place = np.arange(spatial[axis])
+        from_border = np.minimum(place, spatial[axis] - 1 - place)
         depth = np.minimum(depth, np.expand_dims(from_border, _others(axis, len(spatial))))
     width = int(depth[is_spoilt].max()) + 1
-    if width > _WIDEST or any(width > size // 4 for size in spatial if size > 1):
+    if width > _WIDEST or any(width > spatial[axis] // 4 for axis in long):
         return None
     if not is_spoilt[depth == 0].any():
         return None
     sides = []
     explained = np.zeros(spatial, dtype=bool)
-    for axis, end in product(range(len(spatial)), ("start", "end")):
+    for axis, end in product(long, ("start", "end")):
         strip = _strip(spatial, axis, end, width)
         alone = strip.copy()
-        for other in range(len(spatial)):
+        for other in long:
             if other != axis:
                 for side in ("start", "end"):
                     alone &= ~_strip(spatial, other, side, width)

@@ -23,7 +23,8 @@ _COUNTS = ("minimum", "maximum", "n_nonfinite", "n_left_out", "n_different")
 _MOMENTS = ("n_planes", "pivot", "mean", "comoment")
 _MAX_HEADER = 2**16  # characters; one has about 200
 _MAX_INTEGER = 2**53
-_LARGEST = 1e300
+# Values are up to 1e75, means lie between them, and no sum is of more than 1e30 squares.
+_MOST_MEAN, _MOST_MOMENT = 1e76, 1e182
 
 
 def as_header(fields: Mapping[str, Any]) -> NDArray[np.str_]:
@@ -211,10 +212,11 @@ class ArrayRecord:
             )
         )
         for name, array in (("pivot", pivot), ("mean", mean), ("comoment", comoment)):
-            if not (np.abs(array) <= _LARGEST).all():
+            largest = _MOST_MOMENT if name == "comoment" else _MOST_MEAN
+            if not (np.abs(array) <= largest).all():
                 raise InputError(
                     f"'{name}' of the statistics has values that are not finite or above "
-                    f"{_LARGEST:g}"
+                    f"{largest:g}"
                 )
             if array[:, n_planes == 0].any():
                 raise InputError(f"'{name}' of the statistics is not 0 where nothing was counted")

@@ -15,6 +15,7 @@ __all__ = ["Fold", "Split", "content_order", "split_samples", "unit_labels"]
 Mask = NDArray[np.bool_]
 
 _LEAST_SAMPLES = 4
+_MOST_FOLDS = 2**31
 
 
 @dataclass(frozen=True, eq=False)
@@ -96,7 +97,8 @@ def split_samples(shape: tuple[int, ...], *, holdout: float) -> Split:
     """
     n_samples, spatial = shape[0], shape[2:]
     order = np.arange(n_samples)
-    n_folds = max(2, round(1 / holdout))
+    # More folds than there are samples or blocks change nothing.
+    n_folds = max(2, round(min(1 / float(holdout), _MOST_FOLDS)))
     if n_samples >= _LEAST_SAMPLES or (not spatial and n_samples > 1):
         fold_of = np.arange(n_samples) % min(n_folds, n_samples)
         return Split(
@@ -113,9 +115,9 @@ def split_samples(shape: tuple[int, ...], *, holdout: float) -> Split:
     )
     fold_of = np.broadcast_to((phase - 1) % n_folds, spatial)
     folds = []
-    for f in range(n_folds):
+    for f in np.unique(fold_of):
         held = fold_of == f
-        if held.any() and not held.all():
+        if not held.all():
             folds.append(Fold(train=order, held=order, train_mask=~held, held_mask=held))
     if not folds:
         everything = np.ones(spatial, dtype=bool)

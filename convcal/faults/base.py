@@ -74,7 +74,8 @@ class Fault:
         values = value if isinstance(value, tuple) else (value,)
         *others, last = choices
         what = f"{', '.join(others)} or {last}"
-        self._require(name, what, accepted=bool(values) and set(values) <= set(choices))
+        are_choices = all(isinstance(each, str) and each in choices for each in values)
+        self._require(name, what, accepted=bool(values) and are_choices)
 
     def _require_finite(self, name: str) -> None:
         """Refuse the parameter `name` where it is, or holds, no finite number."""
@@ -131,7 +132,8 @@ class ArrayFault(Fault):
         spatial = tuple(axis for axis in range(y.ndim) if axis not in others.values())
         # NaN and infinities go where arithmetic takes them, and values too large to infinity.
         with np.errstate(over="ignore", invalid="ignore"):
-            return np.asarray(self._distort(y, others.get("channel"), spatial))
+            distorted = np.asarray(self._distort(y, others.get("channel"), spatial))
+        return distorted.astype(y.dtype, copy=False)  # in its byte order
 
     @abstractmethod
     def _distort(

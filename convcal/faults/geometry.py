@@ -49,7 +49,8 @@ class IntShift(ArrayFault):
     seed: int = 0
 
     def _check(self) -> None:
-        self._require("displacement", "given", accepted=bool(self.displacement))
+        accepted = bool(self.displacement) and all(abs(d) < 2**31 for d in self.displacement)
+        self._require("displacement", "given, and below 2**31", accepted=accepted)
         self._require_choice("fill", "edge", "zero", "wrap", "random")
 
     def _distort(

@@ -137,8 +137,8 @@ class Overlong(ArrayFault):
     seed: int = 0
 
     def _check(self) -> None:
-        accepted = bool(self.tail) and all(each >= 0 for each in self.tail)
-        self._require("tail", "at least 0", accepted=accepted)
+        accepted = bool(self.tail) and all(0 <= each <= 2**16 for each in self.tail)
+        self._require("tail", "from 0 to 65536", accepted=accepted)
         self._require_choice("fill", "zero", "random")
 
     def _distort(

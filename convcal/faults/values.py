@@ -149,7 +149,7 @@ class LutBias(ArrayFault):
 
     def _check(self) -> None:
         self._require_choice("function", *_ACTIVATIONS)
-        self._require("knots", "at least 2", accepted=self.knots >= 2)
+        self._require("knots", "from 2 to 65536", accepted=2 <= self.knots <= 2**16)
         accepted = bool(np.isfinite(self.reach)) and self.reach > 0
         self._require("reach", "a finite number greater than 0", accepted=accepted)
 

@@ -4,7 +4,9 @@
 from __future__ import annotations
 
 import json
+import lzma
 import os
+import struct
 import time
 import zipfile
 import zlib
@@ -87,7 +89,8 @@ class Checkpoint:
         try:
             if not zipfile.is_zipfile(self.path):
                 raise InputError(foreign)
-            with np.load(self.path, allow_pickle=False) as arrays:
+            # NumPy leaves a file open that it opened itself and could not read.
+            with self.path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
                 if _KEY not in arrays:
                     raise InputError(foreign)
                 header = from_text(arrays[_KEY])
@@ -95,7 +98,17 @@ class Checkpoint:
                 state = FitState.from_arrays(arrays, self._options)
         except InputError:
             raise
-        except (OSError, ValueError, EOFError, zipfile.BadZipFile, zlib.error) as error:
+        except (
+            OSError,
+            ValueError,
+            EOFError,
+            MemoryError,  # an array that says it is larger than anything
+            RuntimeError,  # a compression or encryption that zipfile does not know, nested JSON
+            zipfile.BadZipFile,
+            zlib.error,
+            lzma.LZMAError,
+            struct.error,
+        ) as error:
             raise InputError(
                 f"the checkpoint '{self.path}' cannot be read: {error}; {advice}"
             ) from error

@@ -101,6 +101,11 @@ class FitState:
         if not self._outputs:
             self._outputs, self.n_samples = other._outputs, other.n_samples
             return
+        if self._outputs.keys() != other._outputs.keys():
+            raise InputError(
+                f"the outputs are {', '.join(self._outputs)} and those that are to be added "
+                f"{', '.join(other._outputs) or 'none'}; only states of the same can be merged"
+            )
         for name, output in self._outputs.items():
             added = other._outputs[name]
             if (output.shape, output.dtype, output.crop) != (added.shape, added.dtype, added.crop):
@@ -163,7 +168,9 @@ class FitState:
         state = cls(options)
         try:
             header = from_text(arrays[_HEADER])
-            state.n_samples = int(header["n_samples"])
+            state.n_samples = header["n_samples"]
+            if not _is_count(state.n_samples):
+                raise ValueError(f"'n_samples' is {state.n_samples!r}")
             for index, record in enumerate(header["outputs"]):
                 prefix = f"{index}/"
                 own = {
@@ -171,13 +178,7 @@ class FitState:
                     for key, array in arrays.items()
                     if key.startswith(prefix)
                 }
-                state._outputs[str(record["name"])] = _OutputState(
-                    OutputStatistics.from_arrays(own),
-                    Layout(record["batch_axis"], record["channel_axis"]),
-                    tuple(int(size) for size in record["shape"]),
-                    np.dtype(record["dtype"]).name,
-                    tuple((int(start), int(end)) for start, end in record["crop"]),
-                )
+                state._outputs[str(record["name"])] = _read_output(record, own)
         except (KeyError, TypeError, ValueError) as error:
             raise InputError(f"the state of a fit cannot be read: {error}") from error
         return state
@@ -193,6 +194,31 @@ class FitState:
         """Read what `to_bytes` gave."""
         with np.load(io.BytesIO(content), allow_pickle=False) as arrays:
             return cls.from_arrays(arrays, options)
+
+
+def _read_output(
+    record: Mapping[str, Any], arrays: Mapping[str, np.ndarray[Any, Any]]
+) -> _OutputState:
+    """Read one output, and refuse with ValueError what contradicts its statistics."""
+    statistics = OutputStatistics.from_arrays(arrays)
+    shape, dtype = tuple(record["shape"]), np.dtype(record["dtype"])
+    axes = record["batch_axis"], record["channel_axis"]
+    crop = tuple((start, end) for start, end in record["crop"])
+    # Statistics hold as float64 what is wider.
+    is_held = (dtype.kind == "f" and dtype.itemsize > 8) or dtype == statistics.dtypes[1]
+    if not (
+        all(axis is None or _is_count(axis) for axis in axes)
+        and all(_is_count(end) for ends in crop for end in ends)
+        and shape == statistics.sample_shape
+        and len(crop) == len(shape) - 1
+        and is_held
+    ):
+        raise ValueError(f"the output {record['name']!r} contradicts its statistics")
+    return _OutputState(statistics, Layout(*axes), shape, dtype.name, crop)
+
+
+def _is_count(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and value >= 0
 
 
 @contextlib.contextmanager

@@ -99,6 +99,23 @@ def test_nothing_in_common_leaves_gain_one_and_infinite_errors():
     assert np.isinf(found.gain_error).all()
 
 
+def test_a_channel_without_relation_among_others_has_infinite_errors():
+    pair = make_pair((24,), n_samples=1, n_channels=3)
+    reference, observed = pair.reference.copy(), pair.observed.copy()
+    reference[:, 1] = observed[:, 1] = 0
+    found = align(reference, observed)
+    assert np.isinf(found.gain_error).tolist() == np.isinf(found.bias_error).tolist()
+    assert np.isinf(found.bias_error[1])
+
+
+def test_infinities_of_both_signs_are_refused():
+    reference = np.ones((1, 1, 8))
+    observed = reference.copy()
+    observed[0, 0, :2] = np.inf, -np.inf
+    with pytest.raises(InputError, match="not finite"):
+        align(reference, observed)
+
+
 @pytest.mark.parametrize("dtype", [np.float16, np.float32, np.float64])
 def test_values_that_are_not_finite_are_refused(dtype):
     pair = make_pair((32, 32), n_samples=1)

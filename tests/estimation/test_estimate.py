@@ -16,6 +16,8 @@ from convcal.arithmetic import correct
 from convcal.datasets import make_pair
 from convcal.errors import InputError
 from convcal.estimation import estimate
+from convcal.estimation.majority import Majority
+from convcal.estimation.places import find_edge
 
 FOUND = {"correctable", "partly-correctable"}
 
@@ -449,7 +451,7 @@ def test_a_shift_beyond_the_limit_is_not_found():
         (np.ones((2, 3, 4)), np.ones((2, 3, 4)), {"max_shift": -1}, ["max_shift", "-1"]),
         (np.ones((2, 3, 4)), np.ones((2, 3, 4)), {"max_shift": (1, 2)}, ["max_shift", "(1, 2)"]),
         (np.ones((2, 3)), np.ones((2, 3)), {"data_range": np.nan}, ["data_range", "nan"]),
-        (np.ones((2, 3)), np.full((2, 3), -1e200), {}, ["observed", "1e+200", "1e+140"]),
+        (np.ones((2, 3)), np.full((2, 3), -1e200), {}, ["observed", "1e+200", "1e+75"]),
     ],
 )
 def test_bad_input_is_named(reference, observed, options, words):
@@ -474,3 +476,53 @@ def test_one_tiny_sample_is_too_few(seed):
     result = estimate(reference, observed)
     assert (result.verdict, result.family) == ("not-identifiable", "too-few-data")
     assert_identity(result)
+
+
+@pytest.mark.parametrize("n_samples", [1, 8])
+@pytest.mark.parametrize("holdout", [1e-9, 1e-320])
+def test_more_folds_than_there_are_parts_cost_nothing(n_samples, holdout):
+    reference = np.random.default_rng(0).normal(size=(n_samples, 1, 8, 8))
+    result = estimate(reference, reference / 2, holdout=holdout)
+    assert result.gain == pytest.approx((2.0,))
+
+
+def test_the_border_of_an_axis_of_one_position_is_no_border():
+    rng = np.random.default_rng(0)
+    reference = rng.normal(size=(8, 3, 17, 1))
+    estimate(reference, rng.normal(size=reference.shape))
+    is_wrong = np.zeros((8, 3, 64, 1), dtype=bool)
+    is_wrong[:, :, [0, -1]] = True
+    reference = np.ones(is_wrong.shape)
+    observed = np.where(is_wrong, 0.75, reference)
+    allowance = np.full(is_wrong.shape, 1e-3)
+    edge = find_edge(reference, observed, is_wrong, allowance=allowance)
+    assert edge == find_edge(
+        *(array[..., 0] for array in (reference, observed, is_wrong)), allowance=allowance[..., 0]
+    )
+    assert edge is not None
+
+
+@pytest.mark.parametrize("robust", [False, True])
+@pytest.mark.parametrize("size", [1e-300, 1e-160, 1e-80])
+def test_values_too_small_to_be_squared_count_as_zero(size, robust):
+    rng = np.random.default_rng(0)
+    reference = (rng.normal(size=(8, 3, 8, 8)) > 0) * size
+    observed = np.full(reference.shape, 200, np.uint8)
+    observed[:, :, ::2] = 100
+    for first, second in ((reference, reference), (reference, observed), (observed, reference)):
+        result = estimate(first, second, robust=robust)
+        assert result.gain == (1.0,) * 3
+
+
+def test_lists_that_are_no_arrays_are_refused():
+    with pytest.raises(InputError, match="cannot be read as an array"):
+        estimate([[1.0, 2.0], [3.0]], [[1.0, 2.0], [3.0]])
+
+
+def test_the_variance_of_a_constant_reference_is_not_negative_by_round_off():
+    # It is put together of what the line leaves and what it explains.
+    rng = np.random.default_rng(0)
+    observed = rng.normal(size=(64, 49))
+    majority = Majority(np.full(64, 0.7), np.zeros(64), np.full(64, 9.0), np.zeros(64))
+    sums, _ = majority.sums(slice(None), np.full((64, 49), 0.1), observed, None)
+    assert (sums.reference >= 0).all()

@@ -308,6 +308,7 @@ HOSTILE = {
     "samples of objects": replaced("reference", lambda r: r.astype(object)),
     "means not finite": changed("mean", (0, 0, 0, 0), np.nan),
     "pivot infinite": changed("pivot", (0, 0), np.inf),
+    "means too large": changed("mean", (0, 0, 0, 0), 1e300),
     "co-moments too large": changed("comoment", (2, 0, 0, 0), 1e305),
     "negative squares": changed("comoment", (0, 0, 0, 0), -1.0),
     "other shape of moments": replaced("comoment", lambda c: c[:, :, :-1]),

@@ -131,3 +131,10 @@ def test_integers_saturate_where_fp16_overflows(dtype):
 def test_overflow_goes_to_infinity():
     y = np.array([[60000.0, -60000.0]], np.float32)
     np.testing.assert_array_equal(ChannelAffine(gain=2.0).apply(y), [[np.inf, -np.inf]])
+
+
+def test_another_byte_order_is_kept():
+    y = np.arange(12, dtype=">f4").reshape(1, 2, 6)
+    for fill in ("edge", "zero", "wrap", "random"):
+        moved = parse_fault(f"int-shift:fill={fill}").apply(y)
+        assert moved.dtype == y.dtype

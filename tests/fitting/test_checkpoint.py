@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """An interrupted fit goes on where it stopped, or says why it cannot."""
 
+import json
 import os
 import signal
 import subprocess
@@ -125,6 +126,25 @@ def single(path):
         np.save(stream, np.zeros(3))
 
 
+def marked(path):
+    """Set the bit of encryption of every member."""
+    content = bytearray(path.read_bytes())
+    for signature, place in ((b"PK\1\2", 8), (b"PK\3\4", 6)):
+        start = content.find(signature)
+        while start >= 0:
+            content[start + place] |= 1
+            start = content.find(signature, start + 4)
+    path.write_bytes(content)
+
+
+def restated(path, **changes):
+    """Change what is said of the first output."""
+    with np.load(path) as arrays:
+        header = json.loads(str(arrays["state"]))
+    header["outputs"][0].update(changes)
+    changed(path, state=np.array(json.dumps(header)))
+
+
 DAMAGE = {
     "cut off": (shortened, "or damaged"),
     "empty": (lambda path: path.write_bytes(b""), "or damaged"),
@@ -136,6 +156,16 @@ DAMAGE = {
     "another version": (
         replaced(checkpoint=np.array('{"format": "convcal.checkpoint", "version": 2}')),
         "no checkpoint of version 1",
+    ),
+    "encrypted": (marked, "cannot be read"),
+    "nested": (replaced(checkpoint=np.array("[" * 100000)), "cannot be read"),
+    "an axis of text": (lambda path: restated(path, batch_axis="x"), "contradicts"),
+    "another shape": (lambda path: restated(path, shape=[1]), "contradicts"),
+    "a dtype of fields": (lambda path: restated(path, dtype="f4,f4"), "contradicts"),
+    "a crop to the outside": (lambda path: restated(path, crop=[[-1, 0]]), "contradicts"),
+    "no number of samples": (
+        lambda path: changed(path, state=np.array('{"n_samples": Infinity, "outputs": []}')),
+        "'n_samples' is inf",
     ),
     "no state": (lambda path: changed(path, state=np.array("{}")), "state of a fit"),
     "other counts": (
