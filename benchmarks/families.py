@@ -662,7 +662,8 @@ def failures(counts: Sequence[Count]) -> list[str]:
     """Say what falls short of issue 3."""
     found = []
     for count in counts:
-        if count.n_right < WANTED * count.n_cases:
+        # Of a few cases one may be wrong: 95 of 100 allow five.
+        if count.n_cases - count.n_right > max(1.0, (1 - WANTED) * count.n_cases + 1e-9):
             found.append(f"{count.row.name}: {count.n_right} of {count.n_cases} named rightly")
         if count.n_worse:
             found.append(f"{count.row.name}: {count.n_worse} corrections made fresh samples worse")

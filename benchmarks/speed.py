@@ -31,7 +31,7 @@ import scipy.fft
 from convcal.datasets import make_pair
 from convcal.estimation import align
 from convcal.estimation.affine import fit_affine
-from convcal.estimation.structure import find_growth
+from convcal.estimation.structure import find_block_shifts, find_growth
 from convcal.faults import parse_fault
 
 Call = Callable[[], object]
@@ -251,9 +251,8 @@ def print_scale(*, full: bool) -> None:
     standard = [a.astype(np.float64) for a in given]
 
     def growth() -> object:
-        return find_growth(
-            standard[0], standard[1], limits=(8, 8), floor=np.full(1, 1e-8), least=(0.01, 0.01)
-        )
+        blocks = find_block_shifts(standard[0], standard[1], limits=(8, 8), floor=np.full(1, 1e-8))
+        return find_growth(blocks, least=(0.01, 0.01))
 
     calls: list[Call] = [growth]
     if importlib.util.find_spec("cv2"):

@@ -192,10 +192,13 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
         InputError
             If parameters, shapes or dtypes differ.
         """
-        if self.get_params() != other.get_params():
+        mine, theirs = self.get_params(), other.get_params()
+        if mine != theirs:
+            differing = [key for key in mine if mine[key] != theirs[key]]
+            ours, others = ({key: side[key] for key in differing} for side in (mine, theirs))
             raise InputError(
-                f"the parameters are {self.get_params()} and the other's {other.get_params()}; "
-                "only calibrators with the same can be merged"
+                f"the parameters differ, {ours} here and {others} in the other; only calibrators "
+                "with the same can be merged"
             )
         if not other.__sklearn_is_fitted__():
             return self

@@ -166,7 +166,8 @@ def warn_of_other_device(
     ]
     if used and fitted and used.get("faults") != fitted.get("faults"):
         differences.append(
-            f"emulated faults {used.get('faults', 'none')}, not {fitted.get('faults', 'none')}"
+            f"emulated faults: {used.get('faults', 'none')} here, "
+            f"{fitted.get('faults', 'none')} there"
         )
     if differences:
         _warn(

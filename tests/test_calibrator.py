@@ -226,7 +226,9 @@ def test_attributes_are_those_of_the_parameters_at_the_last_batch(pair):
 def test_calibrators_with_other_parameters_or_shapes_are_not_merged(pair):
     reference, observed = pair
     calibrator = OutputCalibrator().partial_fit(*pair)
-    with pytest.raises(InputError, match="only calibrators with the same can be merged"):
+    with pytest.raises(
+        InputError, match=r"differ, \{'robust': False\} here and \{'robust': True\}"
+    ):
         calibrator.merge(OutputCalibrator(robust=True).partial_fit(*pair))
     with pytest.raises(InputError, match="those before"):
         calibrator.merge(OutputCalibrator().partial_fit(reference[..., 1:], observed[..., 1:]))

@@ -124,7 +124,7 @@ DEVICE = {
         ({"chip": "Apple M4"}, "the chip is Apple M1, not Apple M4"),
         ({"os": "macOS 26.0"}, "the system is macOS 15.1 (24B83), not macOS 26.0"),
         ({"runtime": "reference"}, "the runtime is coreml, not reference"),
-        ({"faults": "row-stride"}, "emulated faults none, not row-stride"),
+        ({"faults": "row-stride"}, "emulated faults: none here, row-stride there"),
         ({"sha256": "17"}, "the package is 16, not 17"),
     ],
 )

@@ -81,10 +81,9 @@ def test_labels_are_compared_and_never_corrected(same):
 
 def test_models_with_other_names_or_shapes_are_refused():
     reference = FakeRunner(lambda x: x, shape=SHAPE)
-    for other in (SHAPE[:3], (1, 2, 40, 47)):
-        observed = FakeRunner(lambda x: x, shape=SHAPE, output_shape=other)
-        with pytest.raises(InputError, match=r"output 'y'.* does not match"):
-            fit(reference, observed, scenes())
+    observed = FakeRunner(lambda x: x, shape=SHAPE, output_shape=SHAPE[:3])
+    with pytest.raises(InputError, match=r"output 'y'.* does not match"):
+        fit(reference, observed, scenes())
     observed = FakeRunner(lambda x: x, shape=SHAPE)
     observed.description = reference.description.__class__(
         inputs=reference.description.inputs, outputs=()
@@ -97,7 +96,7 @@ def test_outputs_that_are_not_what_the_model_says_are_refused():
     reference = FakeRunner(lambda x: x, shape=SHAPE)
     observed = FakeRunner(lambda x: x[..., :-1], shape=SHAPE)
     with pytest.raises(
-        InputError, match=r"output 'y'.*2, 40, 48\) and observed.*2, 40, 47\): it is shorter"
+        InputError, match=r"output 'y': reference has shape .*, 40, 48\).*, 40, 47\): it is shorter"
     ):
         fit(reference, observed, scenes())
     sizes = iter(range(10, 40))

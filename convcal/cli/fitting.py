@@ -201,10 +201,14 @@ def _next_commands(calibration: Calibration, file: Path, observed: str | None) -
     package = observed or "OBSERVED.mlpackage"
     corrected = file.with_name(f"{Path(package).stem}-corrected.mlpackage")
     export = ("convcal", "export", file, "--to")
-    return [
-        command_line(*export, "coreml", "--model", package, "-o", corrected),
-        command_line(*export, "python", "-o", file.with_name(f"{module}.py")),
-    ]
+    commands = [command_line(*export, "python", "-o", file.with_name(f"{module}.py"))]
+    corrections = [output.correction for output in calibration.outputs.values()]
+    # What a package cannot do is not proposed: see `export_coreml`.
+    if not any(item.has_crop or item.row_stride is not None for item in corrections):
+        allow = ("--allow-scale",) if any(item.has_scale for item in corrections) else ()
+        to_coreml = command_line(*export, "coreml", "--model", package, *allow, "-o", corrected)
+        commands.insert(0, to_coreml)
+    return commands
 
 
 def _render(

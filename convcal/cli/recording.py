@@ -46,7 +46,9 @@ example:
   convcal fit --captures net.capture -o net.json
 
 A file for --import has keys SAMPLE/OUTPUT, or OUTPUT with all samples along
-the first axis; the roles are paired by the names of the samples."""
+the first axis. A sample is an output as the model gives it, with its batch
+axis: 24 of shape (1, 3, 64, 64) are one array of (24, 1, 3, 64, 64). The roles
+are paired by the names of the samples."""
 
 _RUN_DESCRIPTION = """\
 Run a model over a calibration set, write its outputs with keys SAMPLE/TENSOR."""

@@ -379,8 +379,9 @@ def _joined(old: Mapping[str, Any], new: Mapping[str, Any], *, where: str) -> di
     """Give the provenance of a role that grows; what ran, and where, must be the same."""
     for key in {**old, **new}:
         if key not in ("data", "source") and old.get(key) != new.get(key):
+            before, now = (repr(side[key]) if key in side else "none" for side in (old, new))
             raise InputError(
-                f"{where} was recorded with {key} {old.get(key)!r}, not {new.get(key)!r}; samples "
+                f"{where} was recorded with {key} {before}, not {now}; samples "
                 "of another model, device or version do not belong to it: choose another path, or "
                 "record the role again with --force"
             )

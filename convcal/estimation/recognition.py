@@ -191,8 +191,9 @@ def flat_offset(facts: Facts) -> Judgement | None:
         return None
     facts.findings["flat_offset"] = offset
     reason = (
-        f"each sample's buffer is read from {abs(offset)} elements too "
-        f"{'early' if offset > 0 else 'late'} on: what comes into view are the ends of other rows; "
+        f"each sample's buffer is read beginning {abs(offset)} "
+        f"element{'s' if abs(offset) != 1 else ''} too {'early' if offset > 0 else 'late'}: what "
+        "comes into view are the ends of other rows; "
         "read it from its own offset"
     )
     if not facts.is_corrected or facts.is_sporadic or not any(facts.candidate.shift):

@@ -29,9 +29,9 @@ Mask = NDArray[np.bool_]
 
 # What the estimator itself may be off by, in pixels, and claims no less: with fp16 pairs of 64 x 64
 # that are exact but for rounding, 95 in 100 are within 0.0002 px (benchmarks/registration.py).
-_MODEL_ERROR = 0.0003
+_MODEL_ERROR = 0.00015
 # The same of a gain, relative: weights rounded to fp16 change it by as much.
-_GAIN_ERROR = 0.0002
+_GAIN_ERROR = 0.0001
 # Shifts nearer to a whole pixel than this are whole, whatever the noise.
 _WHOLE = 0.002
 # 99.7 % of the time, where the error is all noise.
@@ -43,6 +43,8 @@ _AS_GOOD = 0.05
 # The bands that are tried, as shares of the Nyquist frequency: a shift that was made by averaging
 # or by straight lines between values agrees with the band-limited model in the low ones only.
 _BANDS = (1.0, 0.5, 0.3)
+# Pixels by which two bands may differ beyond noise: borders and gaps make as much.
+_AGREEMENT = 0.0012
 _MAX_FILLS, _SETTLED, _FILL_TAPS = 6, 0.0005, 12
 # Fewer positions than this along an axis are moved by whole pixels.
 _LEAST_SIZE = 6
@@ -273,7 +275,7 @@ def _refine(
     reference, as gaps are. Left to prediction, its error would be content that the reference has:
     correlated with the slopes, and so a bias (of 0.0024 px at 3 px, 32 x 32 and 10 dB).
     """
-    whole = tuple(math.trunc(s) if axis in free else round(s) for axis, s in enumerate(start))
+    whole = tuple(round(s) for s in start)
     observed, present = _moved_whole(observed, whole, mask=masks[1])
     masks = masks[0], present
     has_masks = any(mask is not None for mask in masks)
@@ -398,7 +400,7 @@ def _contradicts(low: Refinement, high: Refinement, free: tuple[int, ...]) -> bo
     moved = np.abs(low.shift - high.shift)[axes]
     # The wide band's estimate is the efficient one: the difference's variance is that of theirs.
     extra = np.diag(low.covariance)[axes] - np.diag(high.covariance)[axes]
-    return bool((moved > _SIGMAS * np.sqrt(np.maximum(extra, 0.0)) + _MODEL_ERROR * 4).any())
+    return bool((moved > _SIGMAS * np.sqrt(np.maximum(extra, 0.0)) + _AGREEMENT).any())
 
 
 def _standard_error(found: Refinement, free: tuple[int, ...], floor: Array) -> tuple[float, ...]:

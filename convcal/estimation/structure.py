@@ -32,6 +32,8 @@ Mask = NDArray[np.bool_]
 CLEAR_GROWTH = 0.05
 # Devices resample by straight lines, which move the high frequencies by less than is meant.
 _BAND = 0.5
+# Pixels: of a larger block the middle will do.
+_LARGEST_SIDE = 96
 
 
 @dataclass(frozen=True)
@@ -106,20 +108,34 @@ def find_block_shifts(
     centres, shifts, errors = [], [], []
     for index in product(*(range(k) for k in counts)):
         cut = tuple(slice(e[i], e[i + 1]) for e, i in zip(edges, index, strict=True))
-        where = (slice(None), slice(None), *cut)
-        found = _block_shift(
-            reference[where],
-            observed[where],
-            limits=limits,
-            floor=floor,
-            valid_reference=None if valid_reference is None else valid_reference[where],
-            valid_observed=None if valid_observed is None else valid_observed[where],
-        )
+        found = None
+        # The middle of a large block says as much as all of it, unless nothing is there.
+        middle = _middle(cut)
+        for part in (middle, cut) if middle != cut else (cut,):
+            where = (slice(None), slice(None), *part)
+            found = _block_shift(
+                reference[where],
+                observed[where],
+                limits=limits,
+                floor=floor,
+                valid_reference=None if valid_reference is None else valid_reference[where],
+                valid_observed=None if valid_observed is None else valid_observed[where],
+            )
+            if found is not None:
+                break
         if found is not None:
             shifts.append(found[0])
             errors.append(found[1])
             centres.append([(c.start + c.stop - 1) / 2 for c in cut])
     return BlockShifts(spatial, counts, np.array(centres), np.array(shifts), np.array(errors))
+
+
+def _middle(cut: tuple[slice, ...]) -> tuple[slice, ...]:
+    """Give the middle of a block of two or three axes, about its centre to half a pixel."""
+    if len(cut) == 1:
+        return cut
+    lost = [max(0, (c.stop - c.start - _LARGEST_SIDE) // 2) for c in cut]
+    return tuple(slice(c.start + k, c.stop - k) for c, k in zip(cut, lost, strict=True))
 
 
 def find_growth(blocks: BlockShifts, *, least: Sequence[float]) -> Growth | None:

@@ -170,7 +170,11 @@ def _holdout_line(output: OutputCalibration) -> Iterator[str]:
         yield f"{_samples(n_samples)}: some blocks of {whose} fitted, the others held out"
     else:
         n_fitted, n_held = holdout["n_fitted"], holdout["n_held_out"]
-        yield f"{_samples(n_fitted + n_held)}: {n_fitted} fitted, {n_held} held out"
+        n_used = n_fitted + n_held
+        pooled = output.evidence.get("pooled")
+        n_seen = pooled["n_samples"] if isinstance(pooled, Mapping) else n_used
+        seen = f"{n_seen} samples, of which a subsample of {n_used}" if n_seen > n_used else None
+        yield f"{seen or _samples(n_used)}: {n_fitted} fitted, {n_held} held out"
 
 
 def _samples(n: int) -> str:

@@ -13,6 +13,7 @@ import pytest
 from cli.scenes import FAULT, displaced
 
 from convcal import Calibration, Correction, OutputCalibration
+from convcal.datasets import make_pair
 from convcal.errors import UnavailableError
 from convcal.faults import parse_fault
 
@@ -39,6 +40,26 @@ def test_fit_writes_the_calibration_and_says_what_to_do_next(convcal, folder, pa
         "net.calibration.json",
         "net_corrections.py",
     }
+
+
+def test_fit_proposes_no_package_for_an_output_that_is_too_long(convcal, pair, data):
+    result = convcal("fit", *pair, "--data", data, "--emulate", "overlong:tail=2", "-o", "net.json")
+    assert result.code == 0
+    (command,) = (line for line in result.out.splitlines() if line.startswith("  convcal "))
+    assert "--to python" in command
+    assert convcal(*shlex.split(command)[1:]).code == 0
+
+
+def test_fit_proposes_a_package_with_a_scale_as_export_accepts_it(convcal, folder):
+    scenes = make_pair((128,), n_samples=8, scale=1.05)
+    for role in ("reference", "observed"):
+        outputs = {f"s{n}/y": plane[None] for n, plane in enumerate(getattr(scenes, role))}
+        np.savez(folder / f"{role}.npz", **outputs)
+        assert convcal("capture", "--import", f"{role}.npz", "--role", role, "-o", "y").code == 0
+    result = convcal("fit", "--captures", "y", "-o", "net.json")
+    assert result.code == 0
+    assert "scale 1.0" in result.out
+    assert "--to coreml --model OBSERVED.mlpackage --allow-scale" in result.out
 
 
 def test_the_same_calibration_comes_from_captures(convcal, folder, pair, data):
@@ -129,7 +150,7 @@ def test_the_exported_python_file_corrects_and_passes_its_test(convcal, folder, 
         ("noise:relative=0.3", "the residual is noise"),
         ("garbage:strength=3", "content is not there"),
         ("row-stride", "rows of 50 values were read from a buffer whose rows are 64"),
-        ("saturate:limit=0.7", "are 0.7 in the observed output; the rest differs by rounding"),
+        ("saturate:limit=0.7", "are 0.7 in the observed output; the rest differs by rounding only"),
         ("garbage", "its content is not there"),
     ],
 )

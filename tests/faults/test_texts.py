@@ -155,8 +155,9 @@ def test_the_page_lists_exactly_the_faults_with_their_parameters():
 
 
 def test_what_the_page_shows_works():
-    (snippet,) = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
-    exec(compile(snippet, "faults.md", "exec"), {})
+    snippets = re.findall(r"^```python\n(.*?)^```$", PAGE, flags=re.MULTILINE | re.DOTALL)
+    assert snippets
+    exec(compile("".join(snippets), "faults.md", "exec"), {})
     texts = re.findall(r"--emulate ['\"]?([^'\"\s`\\]+)", PAGE)
     assert len(texts) > 1
     for text in texts:

@@ -35,6 +35,12 @@ def test_how_many_samples_decided_is_said(kind, n_fitted, n_held_out, line):
     assert f"  {line}" in read(shifted(holdout=holdout))
 
 
+def test_a_subsample_is_told_from_all_samples():
+    holdout = {"kind": "samples", "n_fitted": 84, "n_held_out": 29}
+    lines = read(shifted(holdout=holdout, pooled={"n_samples": 1200, "n_subsample": 113}))
+    assert "  1200 samples, of which a subsample of 113: 84 fitted, 29 held out" in lines
+
+
 def test_wrapped_lines_keep_their_indent_and_unwrapped_ones_stay_whole():
     wrapped = read(shifted(), width=40)
     start = next(n for n, line in enumerate(wrapped) if line.startswith("  margins "))
