@@ -214,11 +214,15 @@ def _check_match(reference: ModelDescription, observed: ModelDescription) -> Non
                 )
 
 
-def _is_compatible(first: Feature, second: Feature, *, is_output: bool) -> bool:
-    # An output that is too long can be cropped; arrays tell whether it is.
-    if is_output or first.is_flexible or second.is_flexible:
-        return len(first.shape) == len(second.shape) and first.kind == second.kind
-    return first.shape == second.shape and first.kind == second.kind
+def _is_compatible(reference: Feature, observed: Feature, *, is_output: bool) -> bool:
+    if reference.kind != observed.kind or len(reference.shape) != len(observed.shape):
+        return False
+    if reference.is_flexible or observed.is_flexible:
+        return True
+    if is_output:
+        # What is too long can be cropped; the arrays tell whether it is.
+        return all(n <= m for n, m in zip(reference.shape, observed.shape, strict=True))
+    return reference.shape == observed.shape
 
 
 def data_provenance(data: object, samples: CalibrationSet) -> dict[str, Any]:

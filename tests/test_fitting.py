@@ -81,9 +81,10 @@ def test_labels_are_compared_and_never_corrected(same):
 
 def test_models_with_other_names_or_shapes_are_refused():
     reference = FakeRunner(lambda x: x, shape=SHAPE)
-    observed = FakeRunner(lambda x: x, shape=SHAPE, output_shape=SHAPE[:3])
-    with pytest.raises(InputError, match=r"output 'y'.* does not match"):
-        fit(reference, observed, scenes())
+    for shorter in (SHAPE[:3], (1, 2, 40, 47)):
+        observed = FakeRunner(lambda x: x, shape=SHAPE, output_shape=shorter)
+        with pytest.raises(InputError, match=r"output 'y'.* does not match"):
+            fit(reference, observed, scenes())
     observed = FakeRunner(lambda x: x, shape=SHAPE)
     observed.description = reference.description.__class__(
         inputs=reference.description.inputs, outputs=()
