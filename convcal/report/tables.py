@@ -167,14 +167,18 @@ def _holdout_line(output: OutputCalibration) -> Iterator[str]:
     if holdout["kind"] == "blocks":
         n_samples = holdout["n_fitted"]
         whose = "it" if n_samples == 1 else "each"
-        yield f"{_samples(n_samples)}: some blocks of {whose} fitted, the others held out"
+        yield f"{_samples(n_samples)}: blocks of {whose} held out in turn, {_folds(holdout)}"
     else:
         n_fitted, n_held = holdout["n_fitted"], holdout["n_held_out"]
         n_used = n_fitted + n_held
         pooled = output.evidence.get("pooled")
         n_seen = pooled["n_samples"] if isinstance(pooled, Mapping) else n_used
         seen = f"{n_seen} samples, of which a subsample of {n_used}" if n_seen > n_used else None
-        yield f"{seen or _samples(n_used)}: {n_fitted} fitted, {n_held} held out"
+        yield f"{seen or _samples(n_used)}: each held out once, {_folds(holdout)}"
+
+
+def _folds(holdout: Mapping[str, Any]) -> str:
+    return f"{holdout['n_folds']} folds"
 
 
 def _samples(n: int) -> str:

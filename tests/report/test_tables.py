@@ -25,20 +25,20 @@ def shifted(**evidence):
 @pytest.mark.parametrize(
     ("kind", "n_fitted", "n_held_out", "line"),
     [
-        ("samples", 9, 3, "12 samples: 9 fitted, 3 held out"),
-        ("blocks", 1, 1, "1 sample: some blocks of it fitted, the others held out"),
-        ("blocks", 3, 3, "3 samples: some blocks of each fitted, the others held out"),
+        ("samples", 9, 3, "12 samples: each held out once, 4 folds"),
+        ("blocks", 1, 1, "1 sample: blocks of it held out in turn, 4 folds"),
+        ("blocks", 3, 3, "3 samples: blocks of each held out in turn, 4 folds"),
     ],
 )
 def test_how_many_samples_decided_is_said(kind, n_fitted, n_held_out, line):
-    holdout = {"kind": kind, "n_fitted": n_fitted, "n_held_out": n_held_out}
+    holdout = {"kind": kind, "n_fitted": n_fitted, "n_held_out": n_held_out, "n_folds": 4}
     assert f"  {line}" in read(shifted(holdout=holdout))
 
 
 def test_a_subsample_is_told_from_all_samples():
-    holdout = {"kind": "samples", "n_fitted": 84, "n_held_out": 29}
+    holdout = {"kind": "samples", "n_fitted": 84, "n_held_out": 29, "n_folds": 4}
     lines = read(shifted(holdout=holdout, pooled={"n_samples": 1200, "n_subsample": 113}))
-    assert "  1200 samples, of which a subsample of 113: 84 fitted, 29 held out" in lines
+    assert "  1200 samples, of which a subsample of 113: each held out once, 4 folds" in lines
 
 
 def test_wrapped_lines_keep_their_indent_and_unwrapped_ones_stay_whole():
