@@ -6,6 +6,7 @@ from __future__ import annotations
 import contextlib
 import multiprocessing
 import os
+import re
 import signal
 import threading
 import warnings
@@ -15,7 +16,7 @@ from concurrent.futures import Executor, Future, ProcessPoolExecutor
 from concurrent.futures.process import BrokenProcessPool
 from multiprocessing.connection import Connection
 
-from convcal.errors import ConvcalError, RunnerError, UnavailableError
+from convcal.errors import ConvcalError, InputError, RunnerError, UnavailableError
 from convcal.fitting.shards import Job, fit_shard
 from convcal.fitting.state import FitState
 
@@ -140,6 +141,8 @@ def dask_executor(address: str) -> Iterator[Executor]:
 
     Raises
     ------
+    InputError
+        If the address has no port.
     UnavailableError
         If Dask is not installed, or no scheduler answers.
     """
@@ -150,6 +153,12 @@ def dask_executor(address: str) -> Iterator[Executor]:
             f"a cluster needs the Python package dask[distributed] ({error}); install it with "
             "pip install 'convcal[dask]'"
         ) from error
+    # A client that cannot read its address never ends.
+    if not re.fullmatch(r".+:\d+", address):
+        raise InputError(
+            f"the cluster's address is '{address}', which has no port; give the address that "
+            "'dask scheduler' prints, as tcp://host:8786"
+        )
     try:
         client = Client(address, set_as_default=False)
     except (OSError, ValueError, TimeoutError) as error:

@@ -21,6 +21,7 @@ from convcal.cli import main
 from convcal.data import write_role
 from convcal.errors import InputError, RunnerError, UnavailableError
 from convcal.fitting.shards import LEAST_SAMPLES, MOST_SHARDS, plan_shards
+from convcal.fitting.workers import dask_executor
 
 MODELS = Path(__file__).parents[2] / "calibration_data" / "models" / "issue-2324"
 PAIR = (MODELS / "fp32.mlpackage", MODELS / "fp16.mlpackage")
@@ -331,3 +332,11 @@ def test_dask_that_is_not_installed_is_named_with_the_way_to_get_it(monkeypatch)
     monkeypatch.setitem(sys.modules, "distributed", None)
     with pytest.raises(UnavailableError, match=r"pip install 'convcal\[dask\]'"):
         dask_executor("tcp://nowhere:1").__enter__()
+
+
+def test_the_address_of_a_cluster_has_a_port():
+    with (
+        pytest.raises(InputError, match="'nonsense', which has no port"),
+        dask_executor("nonsense"),
+    ):
+        pass
