@@ -72,15 +72,17 @@ def helps(chosen: Trial, after: float) -> str:
         parts.append(f"reading rows {candidate.rows[1]} values apart")
     n_channels = int(((candidate.gain != 1) | (candidate.bias != 0)).sum())
     if n_channels:
-        parts.append(f"gain and bias in {n_channels} of {len(candidate.gain)} channels")
+        of_all = f" in {n_channels} of {len(candidate.gain)} channels"
+        parts.append("gain and bias" + (of_all if len(candidate.gain) > 1 else ""))
+    takes, leaves = ("take", "leave") if n_channels and len(parts) == 1 else ("takes", "leaves")
     sigmas = f"{chosen.sigmas:.0f}" if chosen.sigmas < 1000 else "over 1000"
     left = (
-        "leaves no more than fp16 rounding"
+        f"{leaves} no more than fp16 rounding"
         if after <= 1
-        else f"leaves {after:.3g} times what a faithful fp16 network may"
+        else f"{leaves} {after:.3g} times what a faithful fp16 network may"
     )
     return (
-        f"{' with '.join(parts)} takes away {chosen.share:.2%} of the squared error on held-out "
+        f"{' with '.join(parts)} {takes} away {chosen.share:.2%} of the squared error on held-out "
         f"data ({sigmas} standard errors), inside the margins, and {left}"
     )
 

@@ -320,7 +320,7 @@ def _noise(facts: Facts) -> Judgement | None:
         "not-correctable",
         "noise",
         f"the residual is noise, {facts.level_before:.3g} times what a faithful fp16 network may "
-        f"leave, and neighbours in it are unrelated{tried(facts)}",
+        f"leave, and neighbours in it are unrelated{tried(facts)}; keep the operation in fp32",
     )
 
 
