@@ -33,7 +33,7 @@ CLEAR_GROWTH = 0.05
 # Devices resample by straight lines, which move the high frequencies by less than is meant.
 _BAND = 0.5
 # Pixels: of a larger block the middle will do.
-_LARGEST_SIDE = 96
+_LARGEST_SIDE = 80
 
 
 @dataclass(frozen=True)
