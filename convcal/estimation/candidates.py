@@ -22,6 +22,7 @@ from convcal.estimation.interpolation import (
 )
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import RoundingLevel
+from convcal.estimation.standard import MAD_TO_SIGMA
 from convcal.filters import SincFilter
 
 __all__ = [
@@ -397,7 +398,7 @@ def _material(
 
 def _is_skewed(error: Array, median: float) -> bool:
     """Tell whether outliers, not the bulk, make the mean."""
-    bulk = float(np.median(np.abs(error - median))) * 1.4826
+    bulk = MAD_TO_SIGMA * float(np.median(np.abs(error - median)))
     return bool(abs(float(error.mean()) - median) > bulk)
 
 

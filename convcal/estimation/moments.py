@@ -11,6 +11,8 @@ import numpy as np
 import scipy.fft
 from numpy.typing import NDArray
 
+from convcal.estimation.affine import AffineFit
+from convcal.estimation.lines import LineSums
 from convcal.estimation.overlap import (
     ShiftScores,
     crop_shifts,
@@ -19,7 +21,7 @@ from convcal.estimation.overlap import (
     scores_of,
 )
 
-__all__ = ["OverlapMoments", "PooledAffine", "ShiftMoments", "pool_moments"]
+__all__ = ["OverlapMoments", "ShiftMoments", "pool_moments"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -48,33 +50,6 @@ class ShiftMoments:
     s_rr: Array
     s_oo: Array
     s_ro: Array
-
-
-@dataclass(frozen=True, eq=False)
-class PooledAffine:
-    """``reference = gain * observed + bias`` for each channel, by least squares over all samples.
-
-    Attributes
-    ----------
-    gain, bias : ndarray of float64, shape (C,)
-    gain_error, bias_error : ndarray of float64, shape (C,)
-        Standard errors for white residuals; infinite where nothing was fitted.
-    rmse : ndarray of float64, shape (C,)
-        Residual on the overlap. A residual below 1e-7 of the spread is lost in the round-off of
-        the difference of two sums.
-    n_values : ndarray of int64, shape (C,)
-    is_constant : ndarray of bool, shape (C,)
-        Channels with fewer than 3 values, or without signal above round-off in either array;
-        they keep gain 1 and bias 0.
-    """
-
-    gain: Array
-    bias: Array
-    gain_error: Array
-    bias_error: Array
-    rmse: Array
-    n_values: NDArray[np.int64]
-    is_constant: Mask
 
 
 @dataclass(frozen=True, eq=False)
@@ -168,7 +143,7 @@ class OverlapMoments:
             s_ro=s_ro,
         )
 
-    def affine(self, shift: tuple[int, ...]) -> PooledAffine:
+    def affine(self, shift: tuple[int, ...]) -> AffineFit:
         """Fit gain and bias of each channel at one shift, by least squares.
 
         Parameters
@@ -178,30 +153,20 @@ class OverlapMoments:
 
         Returns
         -------
-        PooledAffine
+        AffineFit
+            A residual below 1e-7 of the spread is lost in the round-off of the difference of two
+            sums.
         """
         here = self.at(shift)
-        n = np.maximum(here.n_values, 1)
-        tiny = 4 * np.finfo(np.float64).eps
-        is_constant = here.n_values < 3
-        for mean, square in ((here.mean_reference, here.s_rr), (here.mean_observed, here.s_oo)):
-            is_constant |= np.sqrt(square / n) <= tiny * np.abs(mean)
-        s_oo = np.where(is_constant, 1.0, here.s_oo)
-        gain = np.where(is_constant, 1.0, here.s_ro / s_oo)
-        bias = np.where(is_constant, 0.0, here.mean_reference - gain * here.mean_observed)
-        residual = _squared_error(here, gain, bias)
-        variance = residual / np.maximum(n - 2, 1)
-        gain_error = np.sqrt(variance / s_oo)
-        bias_error = np.sqrt(variance * (1 / n + here.mean_observed**2 / s_oo))
-        return PooledAffine(
-            gain=gain,
-            bias=bias,
-            gain_error=np.where(is_constant, np.inf, gain_error),
-            bias_error=np.where(is_constant, np.inf, bias_error),
-            rmse=np.sqrt(residual / n),
-            n_values=here.n_values,
-            is_constant=is_constant,
+        sums = LineSums.of_moments(
+            here.n_values.astype(np.float64),
+            here.mean_reference,
+            here.mean_observed,
+            reference=here.s_rr,
+            product=here.s_ro,
+            observed=here.s_oo,
         )
+        return AffineFit.of(sums, has_signal=sums.has_signal(0.0), n_values=here.n_values)
 
     def rmse(self, shift: tuple[int, ...], *, gain: Array, bias: Array) -> Array:
         """Give what a correction leaves on the overlap of a shift, root mean square per channel.

@@ -20,6 +20,7 @@ from convcal.estimation.overlap import (
 )
 from convcal.estimation.phase import correlate_phases
 from convcal.estimation.refinement import Refinement, refine_shift
+from convcal.estimation.standard import MAD_TO_SIGMA
 from convcal.estimation.units import unit_covariance, unit_deviations
 
 __all__ = ["Line", "Registration", "fill_invalid", "find_outliers", "register"]
@@ -382,7 +383,7 @@ def find_outliers(
         values = error[:, channel][kept]
         if not values.size:
             continue
-        sigma = max(1.4826 * float(np.median(values)), 20 * math.sqrt(floor[channel]))
+        sigma = max(MAD_TO_SIGMA * float(np.median(values)), 20 * math.sqrt(floor[channel]))
         gross[:, channel] = (beyond[:, channel] > 8 * sigma) & kept
     share = gross.sum() / max(int(valid.sum()), 1)
     if not 1e-3 < share < 0.4:

@@ -8,10 +8,13 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["clipped", "correlation", "standardised"]
+__all__ = ["MAD_TO_SIGMA", "clipped", "correlation", "standardised"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
+
+MAD_TO_SIGMA = 1.4826
+"""Standard deviation of normal values over their median absolute deviation."""
 
 
 def standardised(array: Array, valid: Mask | None) -> tuple[Array, Array, Array]:
@@ -51,7 +54,7 @@ def clipped(array: Array, valid: Mask | None) -> Array:
         if not good.any():
             continue
         middle = float(np.median(values[good]))
-        sigma = 1.4826 * float(np.median(np.abs(values[good] - middle)))
+        sigma = MAD_TO_SIGMA * float(np.median(np.abs(values[good] - middle)))
         if sigma > 0:
             result[:, channel] = np.clip(values, middle - 5 * sigma, middle + 5 * sigma)
     return result

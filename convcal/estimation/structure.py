@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from convcal.estimation.overlap import score_shifts
 from convcal.estimation.refinement import refine_shift
 from convcal.estimation.registration import fill_invalid
-from convcal.estimation.standard import correlation
+from convcal.estimation.standard import MAD_TO_SIGMA, correlation
 
 __all__ = [
     "CLEAR_GROWTH",
@@ -250,7 +250,7 @@ def _line(position: Array, shift: Array, error_of: Array) -> tuple[float, float,
         design = np.stack([position[keep], np.ones(int(keep.sum()))], axis=1)
         slope, intercept = np.linalg.lstsq(design, shift[keep], rcond=None)[0]
         residual = shift - slope * position - intercept
-        scale = 1.4826 * float(np.median(np.abs(residual[keep])))
+        scale = MAD_TO_SIGMA * float(np.median(np.abs(residual[keep])))
         keep = np.abs(residual) <= max(4 * scale, 1e-6)
         if keep.sum() < 4:
             return 0.0, 0.0, 0.0, 0.0

@@ -173,3 +173,37 @@ def test_a_robust_fit_withstands_one_sided_saturation(share, bound):
     observed = np.minimum(reference, np.quantile(reference, 1 - share)) / 1.25
     reference += 3e-4 * rng.normal(size=reference.shape)
     assert fit_affine(reference, observed, robust=True).gain == pytest.approx([1.25] * 2, abs=bound)
+
+
+@pytest.mark.parametrize("gain", [0.8, -3.0])
+@pytest.mark.parametrize("share", [0.3, 0.9])
+def test_a_robust_fit_of_a_clean_sparse_channel_is_that_of_its_values(gain, share):
+    rng = np.random.default_rng(0)
+    observed = rng.uniform(50, 100, (4, 3, 2000)) * (rng.random((4, 3, 2000)) > share)
+    fit = fit_affine(gain * observed, observed, robust=True)
+    assert fit.gain == pytest.approx([gain] * 3, rel=1e-12)
+    assert not fit.is_constant.any()
+
+
+def test_a_robust_fit_leaves_out_what_a_mask_does():
+    reference, observed = pair()
+    valid = np.random.default_rng(1).random(observed.shape) < 0.3
+    observed[~valid] = 7.0
+    valid[:, 1] = False
+    observed[:, 0, ::9] = -40.0
+    fit = fit_affine(reference, observed, valid=valid, robust=True)
+    assert fit.gain[0] == pytest.approx(1.7, abs=1e-12)
+    assert (fit.gain[1], fit.is_constant[1]) == (1, True)
+
+
+def test_a_robust_fit_withstands_three_tenths_of_garbage_in_every_channel():
+    rng = np.random.default_rng(0)
+    observed = rng.normal(size=(1, 100, 256))
+    reference = 1.7 * observed - 0.4 + 3e-4 * rng.normal(size=observed.shape)
+    hit = rng.random(observed.shape) < 0.3
+    observed[hit] = 30 * rng.normal(size=int(hit.sum()))
+    # Five sigmas of the noise over what is left of the values.
+    bound = 5 * 3e-4 / np.sqrt(0.7 * 256)
+    assert fit_affine(reference, observed, robust=True).gain == pytest.approx(
+        [1.7] * 100, abs=bound
+    )
