@@ -21,6 +21,7 @@ __all__ = [
     "local_minima",
     "overlap_sizes",
     "overlap_slices",
+    "overlap_sums",
     "padded_shape",
     "score_shifts",
     "scores_of",
@@ -297,27 +298,36 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
         else:
             np.sum(values, axis=0, out=pooled[0, side])
             np.einsum("n...,n...->...", values, values, out=pooled[1, side])
-    (sum_r, sum_o), (sum_rr, sum_oo) = _box_sums(pooled, limits)
+    (sum_r, sum_o), (sum_rr, sum_oo) = overlap_sums(pooled, limits)
     back = (slice(None), *(slice(None, None, -1) for _ in limits))
     n = n_samples * overlap_sizes(tuple(spatial), limits)
     return [n[None], sum_r, sum_o[back], sum_rr, sum_oo[back], cross]
 
 
-def _box_sums(pooled: Array, limits: tuple[int, ...]) -> Array:
-    """Sum over the part of the last axes that each shift of the reference leaves."""
-    for axis, limit in enumerate(limits, start=pooled.ndim - len(limits)):
-        shape = list(pooled.shape)
-        size, shape[axis] = shape[axis], 2 * limit + 1
-        after = math.prod(shape[axis + 1 :])
-        stacked = pooled.reshape(-1, size, after)
-        kept = _kept(size, limit)
-        inner = 0.0
-        if kept.shape[1] < size:  # what lies between, no shift leaves out
-            inner = stacked[:, limit : size - limit].sum(axis=1, keepdims=True)
-            stacked = np.concatenate([stacked[:, :limit], stacked[:, size - limit :]], axis=1)
-        sums = stacked[:, :, 0] @ kept.T if after == 1 else kept @ stacked
-        pooled = (sums.reshape(-1, 2 * limit + 1, after) + inner).reshape(shape)
-    return pooled
+def overlap_sums(values: Floats, limits: tuple[int, ...]) -> Array:
+    """Sum over what each shift leaves of the reference: the whole less the border that falls.
+
+    Parameters
+    ----------
+    values : ndarray, shape (..., *spatial)
+    limits : tuple of int
+        Largest shift per spatial axis, m.
+
+    Returns
+    -------
+    ndarray of float64, shape (..., 2 m0 + 1, …)
+        Of the observed stack, what a shift leaves is what the opposite one leaves of the reference.
+    """
+    for axis, limit in enumerate(limits, start=values.ndim - len(limits)):
+        before = (slice(None),) * axis
+        first, last = (*before, slice(limit)), (*before, slice(limit + 1, None))
+        sums = np.empty((*values.shape[:axis], 2 * limit + 1, *values.shape[axis + 1 :]))
+        # A positive shift has no source for the first positions, a negative one for the last.
+        np.cumsum(values[first], axis=axis, out=sums[last])
+        np.cumsum(np.flip(values, axis)[first], axis=axis, out=np.flip(sums[first], axis))
+        sums[(*before, limit)] = 0
+        values = np.subtract(values.sum(axis=axis, keepdims=True), sums, out=sums)
+    return np.asarray(values)
 
 
 @lru_cache(maxsize=16)
@@ -327,16 +337,6 @@ def overlap_sizes(spatial: tuple[int, ...], limits: tuple[int, ...]) -> Array:
     for size, limit in zip(spatial, limits, strict=True):
         count = np.multiply.outer(count, size - np.abs(np.arange(-limit, limit + 1)))
     return count
-
-
-@lru_cache(maxsize=64)
-def _kept(size: int, limit: int) -> Array:
-    """Tell which of the first and last `limit` positions each shift of the reference leaves."""
-    shift, position = np.arange(-limit, limit + 1)[:, None], np.arange(size)
-    kept = (position >= shift) & (position < size + shift)
-    if 2 * limit < size:
-        kept = np.concatenate([kept[:, :limit], kept[:, size - limit :]], axis=1)
-    return kept.astype(np.float64)
 
 
 def _moments_of_masks(
