@@ -304,7 +304,7 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
     return [n[None], sum_r, sum_o[back], sum_rr, sum_oo[back], cross]
 
 
-def overlap_sums(values: Floats, limits: tuple[int, ...]) -> Array:
+def overlap_sums(values: Array, limits: tuple[int, ...]) -> Array:
     """Sum over what each shift leaves of the reference: the whole less the border that falls.
 
     Parameters
@@ -319,15 +319,19 @@ def overlap_sums(values: Floats, limits: tuple[int, ...]) -> Array:
         Of the observed stack, what a shift leaves is what the opposite one leaves of the reference.
     """
     for axis, limit in enumerate(limits, start=values.ndim - len(limits)):
-        before = (slice(None),) * axis
-        first, last = (*before, slice(limit)), (*before, slice(limit + 1, None))
-        sums = np.empty((*values.shape[:axis], 2 * limit + 1, *values.shape[axis + 1 :]))
-        # A positive shift has no source for the first positions, a negative one for the last.
-        np.cumsum(values[first], axis=axis, out=sums[last])
-        np.cumsum(np.flip(values, axis)[first], axis=axis, out=np.flip(sums[first], axis))
-        sums[(*before, limit)] = 0
-        values = np.subtract(values.sum(axis=axis, keepdims=True), sums, out=sums)
-    return np.asarray(values)
+        head, size, tail = values.shape[:axis], values.shape[axis], values.shape[axis + 1 :]
+        after = math.prod(tail)
+        stacked = values.reshape(-1, size, after)
+        border: Floats = stacked
+        if 2 * limit < size:  # what lies between, no shift leaves out
+            border = np.concatenate([stacked[:, :limit], stacked[:, size - limit :]], axis=1)
+        kept = _kept(size, limit)
+        sums = border[:, :, 0] @ kept.T if after == 1 else kept @ border
+        sums = sums.reshape(-1, 2 * limit + 1, after)
+        if 2 * limit < size:
+            sums += stacked[:, limit : size - limit].sum(axis=1, keepdims=True)
+        values = sums.reshape(*head, 2 * limit + 1, *tail)
+    return values
 
 
 @lru_cache(maxsize=16)
@@ -337,6 +341,16 @@ def overlap_sizes(spatial: tuple[int, ...], limits: tuple[int, ...]) -> Array:
     for size, limit in zip(spatial, limits, strict=True):
         count = np.multiply.outer(count, size - np.abs(np.arange(-limit, limit + 1)))
     return count
+
+
+@lru_cache(maxsize=64)
+def _kept(size: int, limit: int) -> Array:
+    """Tell which of the first and last `limit` positions each shift of the reference leaves."""
+    shift, position = np.arange(-limit, limit + 1)[:, None], np.arange(size)
+    kept = (position >= shift) & (position < size + shift)
+    if 2 * limit < size:
+        kept = np.concatenate([kept[:, :limit], kept[:, size - limit :]], axis=1)
+    return kept.astype(np.float64)
 
 
 def _moments_of_masks(
