@@ -36,6 +36,7 @@ _REACH, _LEAST_REACH = 8, 3
 _FINE = 16
 _STEPS = 11  # in either direction: a little beyond half a pixel
 _MANY = 2**20  # values that are transformed at a time
+_ROUND_OFF = 8  # units in the last place that a share of the variance may be wrong by
 
 
 @dataclass(frozen=True, eq=False)
@@ -58,6 +59,8 @@ class ShiftScores:
         Channels with signal in both.
     limits : tuple of int
         The largest shift per axis, m.
+    round_off : float
+        What `unexplained` may be wrong by.
     """
 
     score: Array
@@ -66,6 +69,7 @@ class ShiftScores:
     n_values: Array
     alive: Mask
     limits: tuple[int, ...]
+    round_off: float
 
     def index(self, shift: tuple[int, ...]) -> tuple[int, ...]:
         """Give the index of a shift in `score`."""
@@ -84,7 +88,7 @@ class ShiftScores:
         """Give the best shift, 0 along `frozen_axes`; of equals, the smallest."""
         score = self.score
         if not frozen_axes:
-            equals = np.flatnonzero(score <= score.min() + 1e-7)
+            equals = np.flatnonzero(score <= self._as_low_as(score.min()))
             if len(equals) == 1:
                 place = np.unravel_index(int(equals[0]), score.shape)
                 return tuple(int(p) - m for p, m in zip(place, self.limits, strict=True))
@@ -92,11 +96,14 @@ class ShiftScores:
         for axis in frozen_axes:
             centre = np.arange(score.shape[axis]) == self.limits[axis]
             allowed &= centre.reshape([-1 if a == axis else 1 for a in range(score.ndim)])
-        least = np.min(score[allowed])
-        # Equal but for the round-off of the FFT.
-        equals = np.argwhere(allowed & (score <= least + 1e-7)) - np.array(self.limits)
+        least = self._as_low_as(np.min(score[allowed]))
+        equals = np.argwhere(allowed & (score <= least)) - np.array(self.limits)
         order = np.lexsort((*equals.T[::-1], (equals**2).sum(axis=1)))
         return tuple(int(s) for s in equals[order[0]])
+
+    def _as_low_as(self, score: float) -> float:
+        """Give the highest score that differs from one by round-off only."""
+        return score + max(1e-7, self.round_off / (2 * math.exp(2 * score)))
 
     def vertex(self, shift: tuple[int, ...], free: tuple[int, ...]) -> tuple[float, ...]:
         """Give the top of the correlation about a shift, along some axes, within 0.02 pixels or so.
@@ -173,12 +180,13 @@ def score_shifts(
 
     Parameters
     ----------
-    reference, observed : ndarray of float64, shape (N, C, *spatial)
+    reference, observed : ndarray of float64 or float32, shape (N, C, *spatial)
         Finite; standardised per channel, so that sums of squares lose nothing.
     limits : tuple of int
         Largest shift per axis, less than the size.
     floor : ndarray of float64, shape (C,)
-        Unexplained share that rounding alone leaves; keeps the logarithm finite.
+        Unexplained share that rounding alone leaves; keeps the logarithm finite. At least ten times
+        the arrays' own round-off is taken.
     valid_reference, valid_observed : ndarray of bool or None
         Broadcastable to the arrays. None means that every value counts.
 
@@ -206,13 +214,15 @@ def score_shifts(
     n, sum_r, sum_o, sum_rr, sum_oo, sum_ro = moments
     each = 1 / np.maximum(n, 1)
     mean_r, mean_o = sum_r * each, sum_o * each
+    round_off = _ROUND_OFF * float(np.finfo(reference.dtype).eps)
     return scores_of(
         n,
         np.maximum(sum_rr * each - mean_r * mean_r, 0),
         np.maximum(sum_oo * each - mean_o * mean_o, 0),
         sum_ro * each - mean_r * mean_o,
-        floor=floor,
+        floor=np.maximum(floor, 10 * round_off),
         limits=limits,
+        round_off=round_off,
     )
 
 
@@ -224,6 +234,7 @@ def scores_of(
     *,
     floor: Array,
     limits: tuple[int, ...],
+    round_off: float = _ROUND_OFF * float(np.finfo(np.float64).eps),
 ) -> ShiftScores:
     """Score every whole-pixel shift by the moments on its overlap.
 
@@ -235,6 +246,8 @@ def scores_of(
         Of channels with a variance about 1 in both; 0 where there is no signal.
     floor, limits
         As for `score_shifts`.
+    round_off : float
+        What a share of the variance may be wrong by.
     """
     tail = tuple(range(1, var_r.ndim))
     alive = (var_r.max(axis=tail) > 1e-9) & (var_o.max(axis=tail) > 1e-9)
@@ -255,6 +268,7 @@ def scores_of(
         n_values=counted[alive].sum(axis=0) if alive.any() else counted.sum(axis=0),
         alive=alive,
         limits=limits,
+        round_off=round_off,
     )
 
 
@@ -278,7 +292,7 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
     n_samples, n_channels, *spatial = reference.shape
     padded = padded_shape(tuple(spatial), limits)
     axes = tuple(range(3, len(padded) + 3))
-    cross = np.empty((n_channels, *(2 * limit + 1 for limit in limits)))
+    cross = np.empty((n_channels, *(2 * limit + 1 for limit in limits)), reference.dtype)
     step = max(1, _MANY // (n_samples * math.prod(padded)))
     for first in range(0, n_channels, step):
         some = slice(first, first + step)
@@ -290,7 +304,7 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
         cross[some] = crop_shifts(
             scipy.fft.irfftn(pooled, padded, axes=tuple(range(1, len(padded) + 1))), limits
         )
-    pooled = np.empty((2, 2, n_channels, *spatial))
+    pooled = np.empty((2, 2, n_channels, *spatial), reference.dtype)
     for side, values in enumerate((reference, observed)):
         if n_samples == 1:
             pooled[0, side] = values[0]
@@ -304,7 +318,7 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
     return [n[None], sum_r, sum_o[back], sum_rr, sum_oo[back], cross]
 
 
-def overlap_sums(values: Array, limits: tuple[int, ...]) -> Array:
+def overlap_sums(values: Floats, limits: tuple[int, ...]) -> Floats:
     """Sum over what each shift leaves of the reference: the whole less the border that falls.
 
     Parameters
@@ -315,7 +329,7 @@ def overlap_sums(values: Array, limits: tuple[int, ...]) -> Array:
 
     Returns
     -------
-    ndarray of float64, shape (..., 2 m0 + 1, …)
+    ndarray, shape (..., 2 m0 + 1, …)
         Of the observed stack, what a shift leaves is what the opposite one leaves of the reference.
     """
     for axis, limit in enumerate(limits, start=values.ndim - len(limits)):
@@ -325,7 +339,7 @@ def overlap_sums(values: Array, limits: tuple[int, ...]) -> Array:
         border: Floats = stacked
         if 2 * limit < size:  # what lies between, no shift leaves out
             border = np.concatenate([stacked[:, :limit], stacked[:, size - limit :]], axis=1)
-        kept = _kept(size, limit)
+        kept = _kept(size, limit, values.dtype)
         sums = border[:, :, 0] @ kept.T if after == 1 else kept @ border
         sums = sums.reshape(-1, 2 * limit + 1, after)
         if 2 * limit < size:
@@ -344,13 +358,13 @@ def overlap_sizes(spatial: tuple[int, ...], limits: tuple[int, ...]) -> Array:
 
 
 @lru_cache(maxsize=64)
-def _kept(size: int, limit: int) -> Array:
+def _kept(size: int, limit: int, dtype: np.dtype[Any]) -> Floats:
     """Tell which of the first and last `limit` positions each shift of the reference leaves."""
     shift, position = np.arange(-limit, limit + 1)[:, None], np.arange(size)
     kept = (position >= shift) & (position < size + shift)
     if 2 * limit < size:
         kept = np.concatenate([kept[:, :limit], kept[:, size - limit :]], axis=1)
-    return kept.astype(np.float64)
+    return kept.astype(dtype)
 
 
 def _moments_of_masks(
