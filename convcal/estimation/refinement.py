@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +19,17 @@ from convcal.estimation.solution import Solution, solve
 __all__ = ["Refinement", "refine_shift"]
 
 Array = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 _MAX_STEPS = 12
 _LARGEST_MOVE = 1.5
 _FEW = 2**13  # values that the first steps are made with
-# Weighed against this, all but what lies free of the borders is left out: what noise there is shows
-# at the first step. Below it, it makes no difference.
-_LEAST_NOISE = 1e-6
+_LEAST_NOISE = 1e-6  # below it, it makes no difference to the weights
+# What noise there is shows at the first step; that is made with the weights of this much.
+_LIKELY_NOISE = 1e-3
+# Weights of another noise are as good as its own: predictions may count too little, not too much.
+_LEAST_RATIO, _LARGEST_RATIO = 1 / 4, 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -88,8 +92,8 @@ class Refinement:
 
 
 def refine_shift(
-    reference: Array,
-    observed: Array,
+    reference: Floats,
+    observed: Floats,
     *,
     start: Sequence[float],
     floor: Array,
@@ -132,7 +136,7 @@ def refine_shift(
     if not axes:
         return None
     shift = np.array(start, dtype=np.float64)
-    noise = _LEAST_NOISE
+    noise = _LIKELY_NOISE
     if reference.size > 2 * _FEW:
         first = _refine_part(
             reference,
@@ -164,7 +168,7 @@ def refine_shift(
         before, noise, slope = noise, max(solution.noise, _LEAST_NOISE), solution.slope
         if not _is_settled(solution):
             continue
-        if before / 4 < noise < 4 * before:
+        if _LEAST_RATIO < noise / before < _LARGEST_RATIO:
             break
         # All but the weights is as it will be.
         fields = problem.weigh_anew(fields, before=before, noise=noise)
@@ -202,8 +206,8 @@ def _is_settled(solution: Solution) -> bool:
 
 
 def _refine_part(
-    reference: Array,
-    observed: Array,
+    reference: Floats,
+    observed: Floats,
     *,
     start: Sequence[float],
     floor: Array,
