@@ -35,6 +35,7 @@ Mask = NDArray[np.bool_]
 _REACH, _LEAST_REACH = 8, 3
 _FINE = 16
 _STEPS = 11  # in either direction: a little beyond half a pixel
+_DEAD = 1e-9  # variance, of 1, below which there is no signal
 _MANY = 2**20  # values that are transformed at a time
 _ROUND_OFF = 8  # units in the last place that a share of the variance may be wrong by
 
@@ -250,22 +251,27 @@ def scores_of(
         What a share of the variance may be wrong by.
     """
     tail = tuple(range(1, var_r.ndim))
-    alive = (var_r.max(axis=tail) > 1e-9) & (var_o.max(axis=tail) > 1e-9)
-    enough = (n >= 4) & (var_r > 1e-9) & (var_o > 1e-9)
+    alive = (var_r.max(axis=tail) > _DEAD) & (var_o.max(axis=tail) > _DEAD)
     power = var_r * var_o
-    power[~enough] = np.inf
-    correlation = np.clip(covariance / np.sqrt(power), -1, 1)
+    power[(n < 4) | (var_r <= _DEAD) | (var_o <= _DEAD)] = np.inf
+    correlation = covariance / np.sqrt(power)
+    correlation.clip(-1, 1, out=correlation)
     # Degrees of freedom: gain, bias and mean; small overlaps get nothing for free.
     freedom = 1 + 1 / np.maximum(n - 2, 1)
-    unexplained = np.minimum((1 - correlation * correlation) * freedom, 1.0)
+    unexplained = (1 - correlation * correlation) * freedom
+    np.minimum(unexplained, 1.0, out=unexplained)
     counted = np.broadcast_to(n, var_r.shape)
-    logs = 0.5 * np.log(unexplained + floor.reshape(-1, *(1,) * len(limits)))
-    score = logs[alive].mean(axis=0) if alive.any() else np.zeros(var_r.shape[1:])
+    score = np.zeros(var_r.shape[1:])
+    if alive.any():
+        own = slice(None) if alive.all() else alive
+        counted = counted[own]
+        left = unexplained[own] + floor[own].reshape(-1, *(1,) * len(limits))
+        score = 0.5 * np.log(left).mean(axis=0)
     return ShiftScores(
         score=score,
         unexplained=unexplained,
         correlation=correlation,
-        n_values=counted[alive].sum(axis=0) if alive.any() else counted.sum(axis=0),
+        n_values=counted.sum(axis=0),
         alive=alive,
         limits=limits,
         round_off=round_off,

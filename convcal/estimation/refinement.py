@@ -40,7 +40,7 @@ class Refinement:
     ----------
     shift : ndarray of float64, shape (n_axes,)
     noise : float
-        About what variance is left in the band, median over channels.
+        Variance in the band that predictions were weighed against, about what noise has.
     residual : ndarray of float64, shape (C,)
         That variance per channel, in units of the observed variance.
     slope, slope_error : ndarray of float64, shape (C,)
@@ -62,7 +62,7 @@ class Refinement:
 
     @cached_property
     def covariance(self) -> Array:
-        """Covariance of the shift, for white noise in the observed stack.
+        """Covariance of the shift, for white noise in the observed stack and wrong predictions.
 
         Shape (n_axes, n_axes); infinite for axes that were not refined.
         """
@@ -71,7 +71,9 @@ class Refinement:
         white = np.sqrt(self.residual / self._problem.noise_gain)
         pull = self._problem.pull(self._fields, self._solution.to_score * white[:, None, None])
         inverse = self._solution.inverse
-        covariance[np.ix_(free, free)] = inverse @ pull @ inverse
+        _, predicted = self._problem.variance_shares(self.noise)
+        wrong = predicted / np.median(self._solution.residual) * inverse
+        covariance[np.ix_(free, free)] = inverse @ pull @ inverse + wrong
         return covariance
 
     @cached_property
@@ -165,25 +167,30 @@ def refine_shift(
         shift[list(axes)] += np.clip(solution.step, -0.5, 0.5)
         if np.abs(shift - start).max() > _LARGEST_MOVE:
             return None
-        before, noise, slope = noise, max(solution.noise, _LEAST_NOISE), solution.slope
+        weighed, noise, slope = noise, max(solution.noise, _LEAST_NOISE), solution.slope
         if not _is_settled(solution):
             continue
-        if _LEAST_RATIO < noise / before < _LARGEST_RATIO:
+        if _LEAST_RATIO < noise / weighed < _LARGEST_RATIO:
             break
         # All but the weights is as it will be.
-        fields = problem.weigh_anew(fields, before=before, noise=noise)
+        fields = problem.weigh_anew(fields, before=weighed, noise=noise)
         again = solve(fields.gram(), floor)
         if again is not None and _is_settled(again):
             shift[list(axes)] += again.step - solution.step
-            solution = again
+            solution, weighed = again, noise
             break
     slope, intercept = solution.line()
+    # What is left near a border is what was predicted wrongly: noise shows in the middle.
+    middle = fields.products(problem.inside(weighed)).sum(axis=0)
+    error = np.column_stack([-intercept, -slope, -slope[:, None] * solution.step, slope**0])
+    left = np.einsum("ck,ckl,cl->c", error, middle, error) / np.maximum(middle[:, 0, 0], 1e-30)
+    left = np.maximum(left, floor)
     # In the band the filter keeps the power of the signal, of white noise only its own square sum.
-    white = solution.left / problem.noise_gain
+    white = left * problem.variance_shares(weighed)[0] / problem.noise_gain
     return Refinement(
         shift=shift,
-        noise=noise,
-        residual=solution.left,
+        noise=weighed,
+        residual=left,
         slope=slope,
         slope_error=np.sqrt(white / solution.power),
         intercept=intercept,
