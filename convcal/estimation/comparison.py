@@ -179,21 +179,13 @@ class ShiftProblem:
             cut[axis] = slice(int(kept[0]), int(kept[-1]) + 1)
         return tuple(cut)
 
-    def variance_shares(self, noise: float) -> tuple[float, float]:
-        """Give what the variance of a weighted sum is, per weight.
-
-        Returns
-        -------
-        own : float
-            Of noise, as a share of its variance.
-        predicted : float
-            Of what is predicted wrongly.
-        """
+    def predicted_variance(self, noise: float) -> float:
+        """Give what wrong predictions add to the variance of a weighted sum, per weight."""
         weights = {axis: np.square(root) for axis, root in self._weights(noise).items()}
         squares = {axis: np.square(weight) for axis, weight in weights.items()}
-        own = math.prod(squares[axis].sum() / weights[axis].sum() for axis in weights)
+        share = math.prod(squares[axis].sum() / weights[axis].sum() for axis in weights)
         wrong = sum(squares[axis] @ self.border[axis] / squares[axis].sum() for axis in weights)
-        return float(own), float(own * wrong)
+        return float(share * wrong)
 
     def fields(self, shift: Array, *, noise: float, slope: Array) -> Fields:
         """Give the fields at a shift.

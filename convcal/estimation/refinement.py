@@ -71,9 +71,8 @@ class Refinement:
         white = np.sqrt(self.residual / self._problem.noise_gain)
         pull = self._problem.pull(self._fields, self._solution.to_score * white[:, None, None])
         inverse = self._solution.inverse
-        _, predicted = self._problem.variance_shares(self.noise)
-        wrong = predicted / np.median(self._solution.residual) * inverse
-        covariance[np.ix_(free, free)] = inverse @ pull @ inverse + wrong
+        wrong = self._problem.predicted_variance(self.noise) / np.median(self._solution.residual)
+        covariance[np.ix_(free, free)] = inverse @ pull @ inverse + wrong * inverse
         return covariance
 
     @cached_property
@@ -186,7 +185,7 @@ def refine_shift(
     left = np.einsum("ck,ckl,cl->c", error, middle, error) / np.maximum(middle[:, 0, 0], 1e-30)
     left = np.maximum(left, floor)
     # In the band the filter keeps the power of the signal, of white noise only its own square sum.
-    white = left * problem.variance_shares(weighed)[0] / problem.noise_gain
+    white = left / problem.noise_gain
     return Refinement(
         shift=shift,
         noise=weighed,
