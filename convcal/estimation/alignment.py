@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convcal.errors import InputError
-from convcal.estimation.arrays import check_arrays, check_limits, choose_part
+from convcal.estimation.arrays import Part, check_arrays, check_limits, choose_part
 from convcal.estimation.overlap import score_shifts
 from convcal.estimation.refinement import Refinement, refine_shift
 
@@ -145,15 +145,13 @@ def _search(
         least=[3 * limit + 32 for limit in limits],
         thin_channels=True,
     )
-    stacks = (
-        _standard(reference[part.reference], "reference"),
-        _standard(pair[1][part.observed], "observed"),
-    )
-    values = stacks[0].values
+    stacks = _standardised(pair, part)
+    # To find the whole pixels, what float32 tells apart is more than enough.
+    values, others = (stack.values.astype(np.float32, copy=False) for stack in stacks)
     is_all = values.shape == reference.shape
     scores = score_shifts(
         values,
-        stacks[1].values,
+        others,
         limits=tuple(min(m, n - 1) for m, n in zip(limits, values.shape[2:], strict=True)),
         floor=np.full(values.shape[1], _FP16_FLOOR),
     )
@@ -167,21 +165,19 @@ def _refined(
     pair: tuple[NDArray[Any], NDArray[Any]], coarse: _Search, *, n_values: int
 ) -> Alignment:
     """Refine what the search found, by about `n_values` values."""
-    # Rounding to float32 is a thousandth of what rounding to fp16 leaves.
-    is_short = all(np.can_cast(array.dtype, np.float32) for array in pair)
-    kind: type[np.floating[Any]] = np.float32 if is_short else np.float64
     moved = (0,) * len(coarse.best)
     if coarse.stacks is None:
-        moved = coarse.best if pair[0].size > n_values else moved
+        # Of many values the border can be spared: what is predicted there, if only of one stack,
+        # is a bias, however many they are.
+        moved = coarse.best
         part = choose_part(pair[0], n_values=n_values, shift=moved)
-        ref = _standard(pair[0][part.reference], "reference", kind)
-        obs = _standard(pair[1][part.observed], "observed", kind)
+        ref, obs = _standardised(pair, part)
     else:
         ref, obs = coarse.stacks
     n_channels = len(ref.mean)
     found = refine_shift(
-        ref.values.astype(kind, copy=False),
-        obs.values.astype(kind, copy=False),
+        ref.values,
+        obs.values,
         start=tuple(s - m for s, m in zip(coarse.top, moved, strict=True)),
         floor=np.full(n_channels, _FP16_FLOOR),
         free=coarse.free,
@@ -216,8 +212,25 @@ def _refined(
     )
 
 
-def _standard(array: NDArray[Any], role: str, kind: type[np.floating[Any]] = np.float64) -> _Stack:
-    """Give mean 0 and spread 1 per channel, in floats of a kind."""
+def _standardised(pair: tuple[NDArray[Any], NDArray[Any]], part: Part) -> tuple[_Stack, _Stack]:
+    """Standardise a part of both, in float32 where that loses nothing."""
+    reference, observed = pair[0][part.reference], pair[1][part.observed]
+    # Rounding to float32 is a thousandth of what rounding to fp16 leaves.
+    is_short = all(np.can_cast(array.dtype, np.float32) for array in pair)
+    kinds = (np.float32, np.float64) if is_short else (np.float64,)
+    for kind in kinds:
+        ref, obs = _standard(reference, kind), _standard(observed, kind)
+        if ref is not None and obs is not None:
+            return ref, obs
+    role = "reference" if ref is None else "observed"
+    raise InputError(
+        f"the {role} output has values that are not finite; accepted are finite ones: "
+        "convcal.estimation.estimate leaves the others out"
+    )
+
+
+def _standard(array: NDArray[Any], kind: type[np.floating[Any]]) -> _Stack | None:
+    """Give mean 0 and spread 1 per channel, in floats of a kind; None where they overflow it."""
     axes = (0, *range(2, array.ndim))
     column = (1, -1) + (1,) * (array.ndim - 2)
     values = array.astype(kind)
@@ -225,18 +238,13 @@ def _standard(array: NDArray[Any], role: str, kind: type[np.floating[Any]] = np.
     with np.errstate(invalid="ignore"):  # infinities of both signs
         mean = values.mean(axis=axes, dtype=np.float64).astype(kind)
     if not np.isfinite(mean).all():
-        if kind is np.float32:
-            return _standard(array, role)
-        raise InputError(
-            f"the {role} output has values that are not finite; accepted are finite ones: "
-            "convcal.estimation.estimate leaves the others out"
-        )
+        return None
     values -= mean.reshape(column)
     with np.errstate(over="ignore"):
         power = np.square(values).mean(axis=axes, dtype=np.float64)
     tiny = np.finfo(kind).tiny / np.finfo(kind).eps
     if kind is np.float32 and not ((power == 0) | ((power > tiny) & (power < np.inf))).all():
-        return _standard(array, role)
+        return None
     spread = np.sqrt(power)
     spread[spread <= 1e-12 * np.abs(mean)] = 1.0
     spread[spread == 0] = 1.0

@@ -120,6 +120,9 @@ def choose_part(
     thin_channels : bool
         Whether channels may be left out too.
     """
+    if reference.size <= n_values and not any(shift):
+        everything = (slice(None),) * reference.ndim
+        return Part(everything, everything, slice(None))
     n_samples, n_channels, *spatial = reference.shape
     overlap = [(max(0, s), min(n, n + s)) for s, n in zip(shift, spatial, strict=True)]
     lengths = [max(stop - begin, 1) for begin, stop in overlap]

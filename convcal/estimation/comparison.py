@@ -170,6 +170,23 @@ class ShiftProblem:
         share = 0.25 ** (1 / len(self.border))
         return max(float(np.sort(b)[int(share * len(b))]) for b in self.border.values())
 
+    def inside(self, noise: float) -> tuple[slice, ...]:
+        """Give the middle, where predictions add less than a quarter to the noise, or little."""
+        cut = [slice(None)] * len(self.size)
+        for axis, border in self.border.items():
+            most = max(noise / 4, float(np.sort(border)[len(border) // 4]))
+            kept = np.flatnonzero(border <= most)
+            cut[axis] = slice(int(kept[0]), int(kept[-1]) + 1)
+        return tuple(cut)
+
+    def predicted_variance(self, noise: float) -> float:
+        """Give what wrong predictions add to the variance of a weighted sum, per weight."""
+        weights = {axis: np.square(root) for axis, root in self._weights(noise).items()}
+        squares = {axis: np.square(weight) for axis, weight in weights.items()}
+        share = math.prod(squares[axis].sum() / weights[axis].sum() for axis in weights)
+        wrong = sum(squares[axis] @ self.border[axis] / squares[axis].sum() for axis in weights)
+        return float(share * wrong)
+
     def fields(self, shift: Array, *, noise: float, slope: Array) -> Fields:
         """Give the fields at a shift.
 
@@ -232,9 +249,10 @@ class ShiftProblem:
 
     def _outer(self, weights: dict[int, Array]) -> Array:
         """Give their product at each position, with one position along axes that have none."""
-        product: Array = np.ones((1,) * len(self.size))
+        n_axes = len(self.size)
+        product: Array = np.ones(())
         for axis, own in weights.items():
-            product = product * own.reshape([-1 if a == axis else 1 for a in range(product.ndim)])
+            product = product * own.reshape((-1,) + (1,) * (n_axes - 1 - axis))
         return product
 
     def pull(self, fields: Fields, to_score: Array) -> Array:

@@ -17,6 +17,7 @@ from convcal.estimation.overlap import (
     ShiftScores,
     crop_shifts,
     overlap_sizes,
+    overlap_sums,
     padded_shape,
     scores_of,
 )
@@ -334,30 +335,14 @@ def _sums_about(
             transform *= scipy.fft.rfftn(obs, padded, axes=axes).conj()
             spectrum = spectrum + transform.sum(axis=0)
     sums = np.empty((5, n_channels, *(2 * limit + 1 for limit in limits)))
-    for k, image in enumerate(images):
-        sums[k] = _overlap_sums(image, limits, is_reference=k % 2 == 0)
+    sums[:4] = overlap_sums(np.stack(images), limits)
+    sums[1:4:2] = np.flip(sums[1:4:2], axis=axes)  # of the observed
     if any(limits):
         cross = scipy.fft.irfftn(spectrum, padded, axes=tuple(a - 1 for a in axes))
         sums[4] = crop_shifts(cross, limits)
     centre: Any = (4, slice(None), *limits)
     sums[centre] = direct
     return sums
-
-
-def _overlap_sums(image: Array, limits: tuple[int, ...], *, is_reference: bool) -> Array:
-    """Sum over what each shift leaves of (C, *spatial): the whole less the border that falls."""
-    for axis, limit in enumerate(limits, start=1):
-        steps = np.arange(limit)
-        first, last = (
-            np.cumsum(np.take(image, where, axis=axis), axis=axis) for where in (steps, -1 - steps)
-        )
-        # A positive shift has no source for the first positions of the reference, and no use for
-        # the last ones of the observed.
-        negative, positive = (last, first) if is_reference else (first, last)
-        total = image.sum(axis=axis, keepdims=True)
-        lost = [np.flip(negative, axis=axis), np.zeros_like(total), positive]
-        image = total - np.concatenate(lost, axis=axis)
-    return image
 
 
 def _squared_error(here: ShiftMoments, gain: Array, bias: Array) -> Array:

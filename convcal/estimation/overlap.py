@@ -21,6 +21,7 @@ __all__ = [
     "local_minima",
     "overlap_sizes",
     "overlap_slices",
+    "overlap_sums",
     "padded_shape",
     "score_shifts",
     "scores_of",
@@ -34,7 +35,9 @@ Mask = NDArray[np.bool_]
 _REACH, _LEAST_REACH = 8, 3
 _FINE = 16
 _STEPS = 11  # in either direction: a little beyond half a pixel
+_DEAD = 1e-9  # variance, of 1, below which there is no signal
 _MANY = 2**20  # values that are transformed at a time
+_ROUND_OFF = 8  # units in the last place that a share of the variance may be wrong by
 
 
 @dataclass(frozen=True, eq=False)
@@ -57,6 +60,8 @@ class ShiftScores:
         Channels with signal in both.
     limits : tuple of int
         The largest shift per axis, m.
+    round_off : float
+        What `unexplained` may be wrong by.
     """
 
     score: Array
@@ -65,6 +70,7 @@ class ShiftScores:
     n_values: Array
     alive: Mask
     limits: tuple[int, ...]
+    round_off: float
 
     def index(self, shift: tuple[int, ...]) -> tuple[int, ...]:
         """Give the index of a shift in `score`."""
@@ -83,7 +89,7 @@ class ShiftScores:
         """Give the best shift, 0 along `frozen_axes`; of equals, the smallest."""
         score = self.score
         if not frozen_axes:
-            equals = np.flatnonzero(score <= score.min() + 1e-7)
+            equals = np.flatnonzero(score <= self._as_low_as(score.min()))
             if len(equals) == 1:
                 place = np.unravel_index(int(equals[0]), score.shape)
                 return tuple(int(p) - m for p, m in zip(place, self.limits, strict=True))
@@ -91,11 +97,14 @@ class ShiftScores:
         for axis in frozen_axes:
             centre = np.arange(score.shape[axis]) == self.limits[axis]
             allowed &= centre.reshape([-1 if a == axis else 1 for a in range(score.ndim)])
-        least = np.min(score[allowed])
-        # Equal but for the round-off of the FFT.
-        equals = np.argwhere(allowed & (score <= least + 1e-7)) - np.array(self.limits)
+        least = self._as_low_as(np.min(score[allowed]))
+        equals = np.argwhere(allowed & (score <= least)) - np.array(self.limits)
         order = np.lexsort((*equals.T[::-1], (equals**2).sum(axis=1)))
         return tuple(int(s) for s in equals[order[0]])
+
+    def _as_low_as(self, score: float) -> float:
+        """Give the highest score that differs from one by round-off only."""
+        return score + max(1e-7, self.round_off / (2 * math.exp(2 * score)))
 
     def vertex(self, shift: tuple[int, ...], free: tuple[int, ...]) -> tuple[float, ...]:
         """Give the top of the correlation about a shift, along some axes, within 0.02 pixels or so.
@@ -172,12 +181,13 @@ def score_shifts(
 
     Parameters
     ----------
-    reference, observed : ndarray of float64, shape (N, C, *spatial)
+    reference, observed : ndarray of float64 or float32, shape (N, C, *spatial)
         Finite; standardised per channel, so that sums of squares lose nothing.
     limits : tuple of int
         Largest shift per axis, less than the size.
     floor : ndarray of float64, shape (C,)
-        Unexplained share that rounding alone leaves; keeps the logarithm finite.
+        Unexplained share that rounding alone leaves; keeps the logarithm finite. At least ten times
+        the arrays' own round-off is taken.
     valid_reference, valid_observed : ndarray of bool or None
         Broadcastable to the arrays. None means that every value counts.
 
@@ -205,13 +215,15 @@ def score_shifts(
     n, sum_r, sum_o, sum_rr, sum_oo, sum_ro = moments
     each = 1 / np.maximum(n, 1)
     mean_r, mean_o = sum_r * each, sum_o * each
+    round_off = _ROUND_OFF * float(np.finfo(reference.dtype).eps)
     return scores_of(
         n,
         np.maximum(sum_rr * each - mean_r * mean_r, 0),
         np.maximum(sum_oo * each - mean_o * mean_o, 0),
         sum_ro * each - mean_r * mean_o,
-        floor=floor,
+        floor=np.maximum(floor, 10 * round_off),
         limits=limits,
+        round_off=round_off,
     )
 
 
@@ -223,6 +235,7 @@ def scores_of(
     *,
     floor: Array,
     limits: tuple[int, ...],
+    round_off: float = _ROUND_OFF * float(np.finfo(np.float64).eps),
 ) -> ShiftScores:
     """Score every whole-pixel shift by the moments on its overlap.
 
@@ -234,26 +247,34 @@ def scores_of(
         Of channels with a variance about 1 in both; 0 where there is no signal.
     floor, limits
         As for `score_shifts`.
+    round_off : float
+        What a share of the variance may be wrong by.
     """
     tail = tuple(range(1, var_r.ndim))
-    alive = (var_r.max(axis=tail) > 1e-9) & (var_o.max(axis=tail) > 1e-9)
-    enough = (n >= 4) & (var_r > 1e-9) & (var_o > 1e-9)
+    alive = (var_r.max(axis=tail) > _DEAD) & (var_o.max(axis=tail) > _DEAD)
     power = var_r * var_o
-    power[~enough] = np.inf
-    correlation = np.clip(covariance / np.sqrt(power), -1, 1)
+    power[(n < 4) | (var_r <= _DEAD) | (var_o <= _DEAD)] = np.inf
+    correlation = covariance / np.sqrt(power)
+    correlation.clip(-1, 1, out=correlation)
     # Degrees of freedom: gain, bias and mean; small overlaps get nothing for free.
     freedom = 1 + 1 / np.maximum(n - 2, 1)
-    unexplained = np.minimum((1 - correlation * correlation) * freedom, 1.0)
+    unexplained = (1 - correlation * correlation) * freedom
+    np.minimum(unexplained, 1.0, out=unexplained)
     counted = np.broadcast_to(n, var_r.shape)
-    logs = 0.5 * np.log(unexplained + floor.reshape(-1, *(1,) * len(limits)))
-    score = logs[alive].mean(axis=0) if alive.any() else np.zeros(var_r.shape[1:])
+    score = np.zeros(var_r.shape[1:])
+    if alive.any():
+        own = slice(None) if alive.all() else alive
+        counted = counted[own]
+        left = unexplained[own] + floor[own].reshape(-1, *(1,) * len(limits))
+        score = 0.5 * np.log(left).mean(axis=0)
     return ShiftScores(
         score=score,
         unexplained=unexplained,
         correlation=correlation,
-        n_values=counted[alive].sum(axis=0) if alive.any() else counted.sum(axis=0),
+        n_values=counted.sum(axis=0),
         alive=alive,
         limits=limits,
+        round_off=round_off,
     )
 
 
@@ -277,7 +298,7 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
     n_samples, n_channels, *spatial = reference.shape
     padded = padded_shape(tuple(spatial), limits)
     axes = tuple(range(3, len(padded) + 3))
-    cross = np.empty((n_channels, *(2 * limit + 1 for limit in limits)))
+    cross = np.empty((n_channels, *(2 * limit + 1 for limit in limits)), reference.dtype)
     step = max(1, _MANY // (n_samples * math.prod(padded)))
     for first in range(0, n_channels, step):
         some = slice(first, first + step)
@@ -289,7 +310,7 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
         cross[some] = crop_shifts(
             scipy.fft.irfftn(pooled, padded, axes=tuple(range(1, len(padded) + 1))), limits
         )
-    pooled = np.empty((2, 2, n_channels, *spatial))
+    pooled = np.empty((2, 2, n_channels, *spatial), reference.dtype)
     for side, values in enumerate((reference, observed)):
         if n_samples == 1:
             pooled[0, side] = values[0]
@@ -297,27 +318,40 @@ def _moments_of_boxes(reference: Floats, observed: Floats, limits: tuple[int, ..
         else:
             np.sum(values, axis=0, out=pooled[0, side])
             np.einsum("n...,n...->...", values, values, out=pooled[1, side])
-    (sum_r, sum_o), (sum_rr, sum_oo) = _box_sums(pooled, limits)
+    (sum_r, sum_o), (sum_rr, sum_oo) = overlap_sums(pooled, limits)
     back = (slice(None), *(slice(None, None, -1) for _ in limits))
     n = n_samples * overlap_sizes(tuple(spatial), limits)
     return [n[None], sum_r, sum_o[back], sum_rr, sum_oo[back], cross]
 
 
-def _box_sums(pooled: Array, limits: tuple[int, ...]) -> Array:
-    """Sum over the part of the last axes that each shift of the reference leaves."""
-    for axis, limit in enumerate(limits, start=pooled.ndim - len(limits)):
-        shape = list(pooled.shape)
-        size, shape[axis] = shape[axis], 2 * limit + 1
-        after = math.prod(shape[axis + 1 :])
-        stacked = pooled.reshape(-1, size, after)
-        kept = _kept(size, limit)
-        inner = 0.0
-        if kept.shape[1] < size:  # what lies between, no shift leaves out
-            inner = stacked[:, limit : size - limit].sum(axis=1, keepdims=True)
-            stacked = np.concatenate([stacked[:, :limit], stacked[:, size - limit :]], axis=1)
-        sums = stacked[:, :, 0] @ kept.T if after == 1 else kept @ stacked
-        pooled = (sums.reshape(-1, 2 * limit + 1, after) + inner).reshape(shape)
-    return pooled
+def overlap_sums(values: Floats, limits: tuple[int, ...]) -> Floats:
+    """Sum over what each shift leaves of the reference: the whole less the border that falls.
+
+    Parameters
+    ----------
+    values : ndarray, shape (..., *spatial)
+    limits : tuple of int
+        Largest shift per spatial axis, m.
+
+    Returns
+    -------
+    ndarray, shape (..., 2 m0 + 1, …)
+        Of the observed stack, what a shift leaves is what the opposite one leaves of the reference.
+    """
+    for axis, limit in enumerate(limits, start=values.ndim - len(limits)):
+        head, size, tail = values.shape[:axis], values.shape[axis], values.shape[axis + 1 :]
+        after = math.prod(tail)
+        stacked = values.reshape(-1, size, after)
+        border: Floats = stacked
+        if 2 * limit < size:  # what lies between, no shift leaves out
+            border = np.concatenate([stacked[:, :limit], stacked[:, size - limit :]], axis=1)
+        kept = _kept(size, limit, values.dtype)
+        sums = border[:, :, 0] @ kept.T if after == 1 else kept @ border
+        sums = sums.reshape(-1, 2 * limit + 1, after)
+        if 2 * limit < size:
+            sums += stacked[:, limit : size - limit].sum(axis=1, keepdims=True)
+        values = sums.reshape(*head, 2 * limit + 1, *tail)
+    return values
 
 
 @lru_cache(maxsize=16)
@@ -330,13 +364,13 @@ def overlap_sizes(spatial: tuple[int, ...], limits: tuple[int, ...]) -> Array:
 
 
 @lru_cache(maxsize=64)
-def _kept(size: int, limit: int) -> Array:
+def _kept(size: int, limit: int, dtype: np.dtype[Any]) -> Floats:
     """Tell which of the first and last `limit` positions each shift of the reference leaves."""
     shift, position = np.arange(-limit, limit + 1)[:, None], np.arange(size)
     kept = (position >= shift) & (position < size + shift)
     if 2 * limit < size:
         kept = np.concatenate([kept[:, :limit], kept[:, size - limit :]], axis=1)
-    return kept.astype(np.float64)
+    return kept.astype(dtype)
 
 
 def _moments_of_masks(

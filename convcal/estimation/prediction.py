@@ -74,12 +74,10 @@ def predictors(
     found: list[list[Predictor]] = []
     order = min(_ORDER, *(stacks[0].shape[axis + 2] for axis in axes))
     width = max(widths)
-    covariance = np.concatenate(
-        [_autocovariance(stacks, axis=axis, n_lags=order + width) for axis in axes]
-    )
+    covariance = _autocovariances(stacks, axes=axes, n_lags=order + width)
     distance, outside, apart = _lags(order, width)
     known = covariance[:, distance]
-    known[:, range(order), range(order)] *= 1 + _RIDGE
+    known.reshape(len(known), -1)[:, :: order + 1] *= 1 + _RIDGE
     across = covariance[:, outside]
     solved = np.linalg.solve(known, across)
     error = covariance[:, apart] - across.swapaxes(1, 2) @ solved
@@ -135,14 +133,21 @@ def _lags(order: int, width: int) -> tuple[NDArray[np.int64], ...]:
     )
 
 
-def _autocovariance(stacks: Sequence[Floats], *, axis: int, n_lags: int) -> Array:
-    """Give the covariance along one axis at the lags 0 … n_lags - 1, shape (n, n_lags)."""
-    lines = np.stack([_some_lines(stack, axis + 2) for stack in stacks])
-    waves, back = _waves(lines.shape[2], n_lags, lines.dtype)
-    spectra = lines @ waves
+def _autocovariances(stacks: Sequence[Floats], *, axes: Sequence[int], n_lags: int) -> Array:
+    """Give the covariances along some axes at the lags 0 … n_lags - 1.
+
+    Shape (axes * stacks, n_lags), the stacks of an axis one after the other.
+    """
+    lines = [_some_lines(stack, axis + 2) for axis in axes for stack in stacks]
+    shape = np.max([own.shape for own in lines], axis=0)
+    padded = np.zeros((len(lines), *shape), lines[0].dtype)
+    for place, own in zip(padded, lines, strict=True):
+        place[: own.shape[0], : own.shape[1]] = own
+    waves, back = _waves(padded.shape[2], n_lags, padded.dtype)
+    spectra = padded @ waves
     # Biased on purpose (divided by the same number at every lag): then it is a covariance.
     power = np.einsum("alf,alf->af", spectra, spectra)
-    covariance = power @ back / lines[0].size
+    covariance = power @ back / [[own.size] for own in lines]
     covariance[:, 0] = np.where(covariance[:, 0] > 0, covariance[:, 0], 1.0)
     return np.asarray(covariance)
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,14 +19,17 @@ from convcal.estimation.solution import Solution, solve
 __all__ = ["Refinement", "refine_shift"]
 
 Array = NDArray[np.float64]
+Floats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 _MAX_STEPS = 12
 _LARGEST_MOVE = 1.5
 _FEW = 2**13  # values that the first steps are made with
-# Weighed against this, all but what lies free of the borders is left out: what noise there is shows
-# at the first step. Below it, it makes no difference.
-_LEAST_NOISE = 1e-6
+_LEAST_NOISE = 1e-6  # below it, it makes no difference to the weights
+# What noise there is shows at the first step; that is made with the weights of this much.
+_LIKELY_NOISE = 1e-3
+# Weights of another noise are as good as its own: predictions may count too little, not too much.
+_LEAST_RATIO, _LARGEST_RATIO = 1 / 4, 8.0
 
 
 @dataclass(frozen=True, eq=False)
@@ -36,7 +40,7 @@ class Refinement:
     ----------
     shift : ndarray of float64, shape (n_axes,)
     noise : float
-        About what variance is left in the band, median over channels.
+        Variance in the band that predictions were weighed against, about what noise has.
     residual : ndarray of float64, shape (C,)
         That variance per channel, in units of the observed variance.
     slope, slope_error : ndarray of float64, shape (C,)
@@ -58,7 +62,7 @@ class Refinement:
 
     @cached_property
     def covariance(self) -> Array:
-        """Covariance of the shift, for white noise in the observed stack.
+        """Covariance of the shift, for white noise in the observed stack and wrong predictions.
 
         Shape (n_axes, n_axes); infinite for axes that were not refined.
         """
@@ -67,7 +71,8 @@ class Refinement:
         white = np.sqrt(self.residual / self._problem.noise_gain)
         pull = self._problem.pull(self._fields, self._solution.to_score * white[:, None, None])
         inverse = self._solution.inverse
-        covariance[np.ix_(free, free)] = inverse @ pull @ inverse
+        wrong = self._problem.predicted_variance(self.noise) / np.median(self._solution.residual)
+        covariance[np.ix_(free, free)] = inverse @ pull @ inverse + wrong * inverse
         return covariance
 
     @cached_property
@@ -88,8 +93,8 @@ class Refinement:
 
 
 def refine_shift(
-    reference: Array,
-    observed: Array,
+    reference: Floats,
+    observed: Floats,
     *,
     start: Sequence[float],
     floor: Array,
@@ -132,7 +137,7 @@ def refine_shift(
     if not axes:
         return None
     shift = np.array(start, dtype=np.float64)
-    noise = _LEAST_NOISE
+    noise = _LIKELY_NOISE
     if reference.size > 2 * _FEW:
         first = _refine_part(
             reference,
@@ -161,25 +166,30 @@ def refine_shift(
         shift[list(axes)] += np.clip(solution.step, -0.5, 0.5)
         if np.abs(shift - start).max() > _LARGEST_MOVE:
             return None
-        before, noise, slope = noise, max(solution.noise, _LEAST_NOISE), solution.slope
+        weighed, noise, slope = noise, max(solution.noise, _LEAST_NOISE), solution.slope
         if not _is_settled(solution):
             continue
-        if before / 4 < noise < 4 * before:
+        if _LEAST_RATIO < noise / weighed < _LARGEST_RATIO:
             break
         # All but the weights is as it will be.
-        fields = problem.weigh_anew(fields, before=before, noise=noise)
+        fields = problem.weigh_anew(fields, before=weighed, noise=noise)
         again = solve(fields.gram(), floor)
         if again is not None and _is_settled(again):
             shift[list(axes)] += again.step - solution.step
-            solution = again
+            solution, weighed = again, noise
             break
     slope, intercept = solution.line()
+    # What is left near a border is what was predicted wrongly: noise shows in the middle.
+    middle = fields.products(problem.inside(weighed)).sum(axis=0)
+    error = np.column_stack([-intercept, -slope, -slope[:, None] * solution.step, slope**0])
+    left = np.einsum("ck,ckl,cl->c", error, middle, error) / np.maximum(middle[:, 0, 0], 1e-30)
+    left = np.maximum(left, floor)
     # In the band the filter keeps the power of the signal, of white noise only its own square sum.
-    white = solution.left / problem.noise_gain
+    white = left / problem.noise_gain
     return Refinement(
         shift=shift,
-        noise=noise,
-        residual=solution.left,
+        noise=weighed,
+        residual=left,
         slope=slope,
         slope_error=np.sqrt(white / solution.power),
         intercept=intercept,
@@ -202,8 +212,8 @@ def _is_settled(solution: Solution) -> bool:
 
 
 def _refine_part(
-    reference: Array,
-    observed: Array,
+    reference: Floats,
+    observed: Floats,
     *,
     start: Sequence[float],
     floor: Array,
