@@ -47,8 +47,8 @@ example:
 
 A file for --import has keys SAMPLE/OUTPUT, or OUTPUT with all samples along
 the first axis. A sample is an output as the model gives it, with its batch
-axis: 24 of shape (1, 3, 64, 64) are one array of (24, 1, 3, 64, 64). The roles
-are paired by the names of the samples."""
+axis: 24 of shape (1, 3, 64, 64) are one array of (24, 3, 64, 64), or of
+(24, 1, 3, 64, 64). The roles are paired by the names of the samples."""
 
 _RUN_DESCRIPTION = """\
 Run a model over a calibration set, write its outputs with keys SAMPLE/TENSOR."""
@@ -182,15 +182,19 @@ def _told_what_is_kept(arguments: argparse.Namespace) -> Iterator[None]:
 
 def _render_capture(capture: Capture, role: str) -> list[RenderableType]:
     from convcal.cli.commands import command_line
+    from convcal.layout import Layout
     from convcal.report.tables import emulation_notice
-    from convcal.report.text import printable
+    from convcal.report.text import describe_axes, printable
 
     parts: list[RenderableType] = []
     if faults := capture.provenance[role].get("faults"):
         parts.append(emulation_notice([str(faults)]))
-    outputs = ", ".join(printable(name) for name in capture.outputs)
     samples = [*capture.samples, *capture.unpaired.get(role, ())]
-    parts.append(f"{role} outputs of {_samples(samples)} written to {capture.path}: {outputs}")
+    parts.append(f"{role} outputs of {_samples(samples)} written to {capture.path}, each with")
+    for name, array in capture.read_sample(role, samples[0]).items():
+        layout = Layout.of(array, kind=capture.kinds.get(name))
+        axes = describe_axes(array.shape, layout)
+        parts.append(f"  {printable(name)}: {array.dtype}, {axes}")
     missing = [each for each in ROLES if each not in capture.roles]
     for holder, names in capture.unpaired.items():
         lacking = ROLES[1 - ROLES.index(holder)]

@@ -93,7 +93,7 @@ class ArrayFault(Fault):
     """
 
     _is_of_buffer: ClassVar[bool] = False
-    """Whether it sees the elements as they follow each other, and so must not see the next sample."""
+    """Whether it sees the elements as they follow each other, of one sample at a time."""
 
     def apply(
         self, y: NDArray[Any], *, channel_axis: int | None = 1, batch_axis: int | None = 0
@@ -136,13 +136,14 @@ class ArrayFault(Fault):
         spatial = tuple(axis for axis in range(y.ndim) if axis not in others.values())
         # NaN and infinities go where arithmetic takes them, and values too large to infinity.
         with np.errstate(over="ignore", invalid="ignore"):
-            batch = others.get("batch")
-            is_split = self._is_of_buffer and batch is not None and y.shape[batch] > 1
-            parts = np.split(y, y.shape[batch], axis=batch) if is_split else [y]
-            done = [
-                np.asarray(self._distort(part, others.get("channel"), spatial)) for part in parts
-            ]
-            distorted = np.concatenate(done, axis=batch) if is_split else done[0]
+            channel, batch = others.get("channel"), others.get("batch")
+            if self._is_of_buffer and batch is not None and y.shape[batch] > 1:
+                parts = np.split(y, y.shape[batch], axis=batch)
+                distorted = np.concatenate(
+                    [self._distort(part, channel, spatial) for part in parts], axis=batch
+                )
+            else:
+                distorted = np.asarray(self._distort(y, channel, spatial))
         return distorted.astype(y.dtype, copy=False)  # in its byte order
 
     @abstractmethod

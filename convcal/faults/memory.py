@@ -63,7 +63,7 @@ class RowStride(ArrayFault):
 
 @dataclass(frozen=True)
 class FlatOffset(ArrayFault):
-    """A sample's buffer is read from the wrong element on: ``y.flat[i] = y.flat[i - displacement]``.
+    """A buffer is read from the wrong element on: ``y.flat[i] = y.flat[i - displacement]``.
 
     Parameters
     ----------

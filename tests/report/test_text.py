@@ -36,11 +36,8 @@ def shifted(*shift):
         ((3.0, 0.0), "3 px too far up"),
         ((0.0, 0.25), "0.25 px too far left"),
         (
-            (0.0, -2.0, 1.0),
-            (
-                "2 px too far towards the end of spatial axis 1"
-                " and 1 px too far towards the start of spatial axis 2"
-            ),
+            (1.0, -2.0, 1.0),
+            "1 px too far to the front and 2 px too far down and 1 px too far left",
         ),
     ],
 )
@@ -58,7 +55,7 @@ def test_a_displacement_is_the_opposite_of_its_shift(shift, words):
             (-4.0, 2.0),
             "0 rows at the top and 4 at the bottom, 2 columns at the left and 0 at the right",
         ),
-        ((0.0, 0.0, -1.0), "0 positions at the start of spatial axis 2 and 1 at the end"),
+        ((0.0, 0.0, -1.0), "0 columns at the left and 1 at the right"),
         ((0.0, 0.0), ""),
     ],
 )
@@ -80,10 +77,7 @@ def test_a_scale_is_a_stretch_or_a_squeeze_about_a_place():
     ]
     volume = Correction((8, 8, 64), scale=(1.0, 1.0, 1.25), origin=(0.0, 0.0, 1.0))
     assert describe_scale(volume) == [
-        (
-            "scale 1.25 about position 1 of spatial axis 2: the observed content is stretched by "
-            "16 px over 64 positions"
-        )
+        "scale 1.25 about column 1: the observed content is stretched by 16 px over 64 columns"
     ]
     assert describe_scale(shifted(1.0, 2.0)) == []
 
