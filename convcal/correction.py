@@ -57,7 +57,8 @@ class Correction:
     crop : tuple of (int, int)
         Per spatial axis, how many positions at the start and at the end of the observed output are
         dropped, always and before anything is moved: the corrected output is smaller by these.
-        Zeros by default.
+        Zeros by default. An output that has the sizes of `spatial_shape` already is not too long
+        any more, and is refused.
     row_stride : int or None
         How far apart, in values, the rows (the last axis) lie in the buffer that was read as if
         they followed each other. Each sample, an index of the batch axis, has a buffer of its own.
@@ -334,7 +335,7 @@ class Correction:
         ----------
         observed : ndarray
             An output of the observed model, with or without its batch axis; never written to.
-            The spatial axes may have any size.
+            The spatial axes may have any size; with a crop, any but that of the right output.
         precision : {'float32', 'output'}
             The dtype to compute in: float32, or that of `observed`.
         out : ndarray, optional
@@ -373,6 +374,7 @@ class Correction:
             arguments["resampling"] = self.resampling
         if self.has_crop:
             arguments["crop"] = self.crop
+            arguments["right_shape"] = self.spatial_shape
         if self.row_stride is not None:
             arguments["rows"] = (self._observed_size(-1), self.row_stride)
         return arguments

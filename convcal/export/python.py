@@ -163,7 +163,11 @@ def _entry(correction: Correction, precision: Precision) -> dict[str, Any]:
     lengths = [min(size, (0, 72, 40, 16)[n_spatial]) for size in correction.spatial_shape]
     if correction.row_stride is not None:
         lengths[-1] = correction.spatial_shape[-1]  # rows keep their length
-    sizes = iter(length + sum(ends) for length, ends in zip(lengths, correction.crop, strict=True))
+    cropped = [sum(ends) for ends in correction.crop]
+    if [*map(sum, zip(lengths, cropped, strict=True))] == [*correction.spatial_shape]:
+        # It must not look like an output that is not too long.
+        lengths = [n - (c > 0) for n, c in zip(lengths, cropped, strict=True)]
+    sizes = iter(map(sum, zip(lengths, cropped, strict=True)))
     n_axes = n_spatial
     n_axes += sum(axis is not None for axis in (correction.batch_axis, correction.channel_axis))
     shape = tuple(
