@@ -77,7 +77,10 @@ def import_outputs(
         As `write_role` does.
     """
     if append and force:
-        raise InputError("append keeps what is there and force replaces it; give one of the two")
+        raise InputError(
+            "--append (append=True) keeps what is there and --force (force=True) replaces it; give "
+            "one of the two"
+        )
     folder = check_role(path, role, force=append or force)
     other = open_other(folder, role)
     is_growing = append and os.path.lexists(folder / role)

@@ -398,7 +398,7 @@ def _searched(facts: Facts) -> str:
     limits = " x ".join(str(limit) for limit in facts.limits)
     return (
         f"at no shift up to {limits} {unit(facts.limits)} either way (search further with "
-        "max_shift, --max-shift)"
+        "--max-shift (max_shift=))"
     )
 
 
@@ -433,7 +433,7 @@ def _scale(facts: Facts, growth: Growth) -> Judgement:
         f"undoing it takes away {max(scales):.0%} of the squared error on held-out data, which "
         "does not prove it: give more samples, or some with more detail"
         if scales
-        else "no scale could be fitted: let model be 'auto' or 'scale', and give more samples"
+        else "no scale could be fitted: let --model (model=) be auto or scale, or give more samples"
     )
     return refuse(
         facts,

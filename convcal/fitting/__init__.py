@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -187,8 +188,8 @@ def _fit(
     resume: bool,
     progress: Progress | None,
 ) -> Calibration:
-    if n_jobs < 1:
-        raise InputError(f"n_jobs is {n_jobs}; a whole number of at least 1 is accepted")
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs < 1:
+        raise InputError(f"n_jobs is {n_jobs!r}; a whole number of at least 1 is accepted")
     if resume and checkpoint is None:
         raise InputError("there is nothing to resume without a checkpoint; give its path")
     place = None if checkpoint is None else check_checkpoint(checkpoint, resume=resume)

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
@@ -21,6 +22,7 @@ __all__ = [
     "describe_displacement",
     "describe_margins",
     "describe_scale",
+    "in_flags",
     "number",
     "plain",
     "printable",
@@ -65,6 +67,11 @@ def _acts(character: str) -> bool:
 
 def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
+
+
+def in_flags(message: str) -> str:
+    """Leave out of a message what a flag is called in Python, as in '--append (append=True)'."""
+    return re.sub(r"(--[a-z-]+(?: [A-Z]+)?) \([a-z_]+=\w*\)", r"\1", message)
 
 
 def number(value: float | str, *, digits: int = 4) -> str:

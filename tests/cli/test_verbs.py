@@ -320,6 +320,25 @@ def test_capture_replaces_a_role_only_on_request(convcal, folder, pair, data, re
     assert convcal(*words, "--force").code == 0
 
 
+def test_resuming_what_is_finished_says_that_nothing_was_left_to_do(convcal, pair, data):
+    words = ("capture", pair[0], "--role", "reference", "--data", data, "-o", "net.capture")
+    first = convcal(*words)
+    assert "12 samples written to net.capture" in first.out
+    assert "  y: float32, 1 batch, 2 channels, 8 samples" in first.out.splitlines()
+    again = convcal(*words, "--resume")
+    assert again.code == 0
+    assert "nothing was left to do: 12 samples are in net.capture already" in again.out
+    assert "written" not in again.out
+
+
+def test_messages_call_a_flag_by_its_name_on_the_command_line_alone(convcal, pair, data):
+    words = ("capture", pair[0], "--role", "reference", "--data", data, "-o", "net.capture")
+    assert convcal(*words).code == 0
+    result = convcal(*words)
+    assert "pass --append to add samples, or --force to replace them" in result.err
+    assert "append=True" not in result.err
+
+
 @pytest.mark.parametrize("verb", ["fit", "check"])
 def test_data_can_be_a_function_and_what_it_prints_is_no_result(convcal, folder, pair, verb):
     (folder / "samples.py").write_text(

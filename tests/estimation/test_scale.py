@@ -81,5 +81,5 @@ def test_a_scale_that_is_not_proven_names_every_axis_and_a_next_step():
     pair = make_pair((64, 48), scale=(1.03, 0.97), origin=(31.5, 20.0), n_samples=4, n_channels=1)
     result = estimate(pair.reference, pair.observed, model="affine")
     assert (result.verdict, result.family) == ("not-correctable", "scale")
-    for words in ("over 64 rows", "over 48 columns", "let model be 'auto'", "keep it in fp32"):
+    for words in ("over 64 rows", "over 48 columns", "be auto or scale", "keep it in fp32"):
         assert words in result.reason
