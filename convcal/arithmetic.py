@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -44,6 +44,7 @@ def correct(
     crop: Sequence[tuple[int, int]] | None = None,
     rows: tuple[int, int] | None = None,
     right_shape: Sequence[int] | None = None,
+    overflow: Literal["ignore", "call"] = "ignore",
 ) -> np.ndarray[Any, Any]:
     """Shift, scale and offset one output of a model.
 
@@ -75,6 +76,8 @@ def correct(
         everything but the batch axis, 0, and the last two axes is of size 1.
     right_shape : sequence of int, optional
         With `crop`: sizes of the spatial axes of an array that is not too long, and so is refused.
+    overflow : {'ignore', 'call'}
+        What to do where a value becomes infinite, as ``np.errstate(over=)`` takes it.
 
     Returns
     -------
@@ -107,6 +110,7 @@ def correct(
             crop=crop,
             rows=rows,
             right_shape=right_shape,
+            overflow=overflow,
         )
         return np.squeeze(result, missing) if out is None else out
     spatial_axes = [axis for axis in range(array.ndim) if axis not in (batch_axis, channel_axis)]
@@ -128,7 +132,7 @@ def correct(
     along_channels = [1] * array.ndim
     if channel_axis is not None:
         along_channels[channel_axis] = -1
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over=overflow, invalid="ignore"):
         for axis, (offset, taps), step in zip(spatial_axes, filters, steps, strict=True):
             if step is not None:
                 work = _resampled(work.astype(compute, copy=False), axis, step)

@@ -7,15 +7,16 @@ import importlib.resources
 import math
 import os
 import runpy
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convcal.calibration import Calibration
-from convcal.cautions import warn_of_uncorrected
+from convcal.cautions import warn_of_overflow, warn_of_uncorrected
 from convcal.correction import Correction, Precision
-from convcal.errors import InputError, SelfCheckError
+from convcal.errors import ConvcalWarning, InputError, SelfCheckError
 from convcal.files import staged
 
 __all__ = ["export_python"]
@@ -140,6 +141,7 @@ def export_python(
                 "it was not kept; please report this"
             ) from error
     warn_of_uncorrected(calibration)
+    warn_of_overflow(calibration, precision=precision)
     return Path(target)
 
 
@@ -185,7 +187,9 @@ def _entry(correction: Correction, precision: Precision) -> dict[str, Any]:
             f"{_LARGEST_PROBE} values are accepted: apply it with 'convcal apply'"
         )
     probe = (np.arange(math.prod(shape), dtype=np.int64) * 37 % 101).reshape(shape)
-    corrected = correction.apply(probe.astype(correction.dtype), precision=precision)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvcalWarning)  # that the probe is too large
+        corrected = correction.apply(probe.astype(correction.dtype), precision=precision)
     step = max(1, corrected.size // 16) | 1
     return {
         "arguments": correction.as_arguments(),
