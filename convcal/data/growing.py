@@ -18,6 +18,7 @@ import numpy as np
 
 from convcal.data.arrays import listing
 from convcal.data.captures import Role, open_role
+from convcal.data.locking import locked_role
 from convcal.data.recording import (
     RoleWriter,
     as_document,
@@ -304,10 +305,28 @@ def grow_role(
     Raises
     ------
     InputError
-        If `path` is no capture, or its role was recorded by another model or elsewhere.
+        If `path` is no capture, its role was recorded by another model or elsewhere, or another
+        process is writing it.
     WriteError
         If the operating system refuses a write.
     """
+    with (
+        locked_role(Path(path), role),
+        _growing(path, role, provenance=provenance, kinds=kinds, other=other) as grower,
+    ):
+        yield grower
+
+
+@contextlib.contextmanager
+def _growing(
+    path: str | os.PathLike[str],
+    role: str,
+    *,
+    provenance: Mapping[str, Any],
+    kinds: Mapping[str, str] | None,
+    other: Role | None = None,
+) -> Iterator[RoleGrower]:
+    """Add samples to a role whose lock is held; see `grow_role`."""
     folder = Path(path)
     if not os.path.lexists(folder):
         ensure_absent(folder)
@@ -448,23 +467,24 @@ def record_role(
     OutputExistsError, InputError, WriteError
         As `check_recording` and `grow_role` do.
     """
-    folder, partial = check_recording(path, role, append=append, force=force)
-    if append and not partial.exists() and os.path.lexists(folder / role):
-        with grow_role(folder, role, provenance=provenance, kinds=kinds) as grower:
+    with locked_role(Path(path), role):
+        folder, partial = check_recording(path, role, append=append, force=force)
+        if append and not partial.exists() and os.path.lexists(folder / role):
+            with _growing(folder, role, provenance=provenance, kinds=kinds) as grower:
+                yield grower
+            return
+        if partial.exists() and not append:
+            shutil.rmtree(partial)
+        other = open_other(folder, role)
+        with _growing(partial, role, provenance=provenance, kinds=kinds, other=other) as grower:
             yield grower
-        return
-    if partial.exists() and not append:
-        shutil.rmtree(partial)
-    other = open_other(folder, role)
-    with grow_role(partial, role, provenance=provenance, kinds=kinds, other=other) as grower:
-        yield grower
-    if not folder.exists():
-        with staged(folder) as temporary:
-            partial.rename(temporary)
-        return
-    with staged(folder / role, force=force) as temporary:
-        (partial / role).rename(temporary)
-    shutil.rmtree(partial, ignore_errors=True)
+        if not folder.exists():
+            with staged(folder) as temporary:
+                partial.rename(temporary)
+            return
+        with staged(folder / role, force=force) as temporary:
+            (partial / role).rename(temporary)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_recording(

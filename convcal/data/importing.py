@@ -78,8 +78,8 @@ def import_outputs(
     """
     if append and force:
         raise InputError(
-            "--append (append=True) keeps what is there and --force (force=True) replaces it; give "
-            "one of the two"
+            "give --append (append=True), which keeps what is there, or --force (force=True), "
+            "which replaces it, not both"
         )
     folder = check_role(path, role, force=append or force)
     other = open_other(folder, role)
