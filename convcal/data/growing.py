@@ -22,6 +22,7 @@ from convcal.data.locking import locked_role
 from convcal.data.recording import (
     RoleWriter,
     as_document,
+    check_alike,
     check_role,
     create_root,
     native,
@@ -121,7 +122,7 @@ class RoleGrower:
         """
         arrays = {name: native(np.asarray(values)) for name, values in outputs.items()}
         if self._old is not None:
-            self._check_like(sample, arrays, self._old)
+            check_alike(sample, arrays, self._old.arrays, where=self._where)
             arrays = {name: arrays[name] for name in self._old.arrays}  # as they are numbered
             if sample in self._old.index:
                 self._check_same(sample, arrays, self._old)
@@ -234,24 +235,6 @@ class RoleGrower:
     def _write_names(self, folder: Path, *, samples: list[str], inputs: list[str]) -> None:
         attributes = {"samples": samples, "inputs": inputs, "provenance": self._provenance}
         _change(folder / "zarr.json", lambda document: document["attributes"].update(attributes))
-
-    def _check_like(
-        self, sample: str, arrays: Mapping[str, NDArray[np.generic]], old: Role
-    ) -> None:
-        if arrays.keys() != old.arrays.keys():
-            raise InputError(
-                f"sample '{sample}' has outputs {listing(arrays)}, but the samples in "
-                f"{self._where} have {listing(old.arrays)}; give all of them the same"
-            )
-        for name, values in arrays.items():
-            array = old.arrays[name]
-            if values.shape != array.shape[1:] or values.dtype != array.dtype:
-                raise InputError(
-                    f"output '{name}' of sample '{sample}' is {values.dtype} of shape "
-                    f"{values.shape}, but {array.dtype} of shape {array.shape[1:]} in "
-                    f"{self._where}; a capture holds outputs of one shape, so use samples of one "
-                    "size"
-                )
 
     def _check_same(
         self, sample: str, arrays: Mapping[str, NDArray[np.generic]], old: Role
