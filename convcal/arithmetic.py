@@ -18,7 +18,7 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
@@ -43,6 +43,8 @@ def correct(
     resampling: Sequence[Resampling | None] | None = None,
     crop: Sequence[tuple[int, int]] | None = None,
     rows: tuple[int, int] | None = None,
+    right_shape: Sequence[int] | None = None,
+    overflow: Literal["ignore", "call"] = "ignore",
 ) -> np.ndarray[Any, Any]:
     """Shift, scale and offset one output of a model.
 
@@ -72,6 +74,10 @@ def correct(
         Length and stride of the rows of the last axis, where each sample was read densely from a
         buffer whose rows lie further apart than they are long. Only for arrays without channels:
         everything but the batch axis, 0, and the last two axes is of size 1.
+    right_shape : sequence of int, optional
+        With `crop`: sizes of the spatial axes of an array that is not too long, and so is refused.
+    overflow : {'ignore', 'call'}
+        What to do where a value becomes infinite, as ``np.errstate(over=)`` takes it.
 
     Returns
     -------
@@ -83,8 +89,8 @@ def correct(
     ------
     ValueError
         If the number of axes, the number of channels or `out` does not fit, if nothing is left by
-        the crop, the rows have another length, the array is empty, or if the dtype is neither
-        integer nor floating.
+        the crop or nothing is too much, the rows have another length, the array is empty, or if
+        the dtype is neither integer nor floating.
     """
     array = np.asarray(array)
     n_axes = len(filters) + (batch_axis is not None) + (channel_axis is not None)
@@ -103,6 +109,8 @@ def correct(
             resampling=resampling,
             crop=crop,
             rows=rows,
+            right_shape=right_shape,
+            overflow=overflow,
         )
         return np.squeeze(result, missing) if out is None else out
     spatial_axes = [axis for axis in range(array.ndim) if axis not in (batch_axis, channel_axis)]
@@ -111,6 +119,7 @@ def correct(
     if rows is not None:
         work = _separated(work, *rows, batch_axis=batch_axis)
     if crop is not None:
+        _check_too_long(work, spatial_axes, right_shape)
         work = _cropped(work, spatial_axes, crop)
     _check_out(out, shape=work.shape, dtype=array.dtype)
 
@@ -123,7 +132,7 @@ def correct(
     along_channels = [1] * array.ndim
     if channel_axis is not None:
         along_channels[channel_axis] = -1
-    with np.errstate(over="ignore", invalid="ignore"):
+    with np.errstate(over=overflow, invalid="ignore"):
         for axis, (offset, taps), step in zip(spatial_axes, filters, steps, strict=True):
             if step is not None:
                 work = _resampled(work.astype(compute, copy=False), axis, step)
@@ -214,6 +223,18 @@ def _check(
         )
     if array.size == 0:
         raise ValueError(f"the array has shape {array.shape}; it is empty")
+
+
+def _check_too_long(
+    array: np.ndarray[Any, Any], axes: Sequence[int], right_shape: Sequence[int] | None
+) -> None:
+    """Raise ValueError where what is to be cropped is as long as it should be."""
+    if right_shape is not None and [array.shape[axis] for axis in axes] == list(right_shape):
+        raise ValueError(
+            f"the array has shape {array.shape}, which is as long as the corrected one should be: "
+            "nothing is too much, and cropping would lose what is right; was the model mended, or "
+            "is the correction for another output? fit it again on what the model gives now"
+        )
 
 
 def _check_out(

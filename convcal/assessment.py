@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
+from numbers import Real
 from typing import Any, cast
 
 import numpy as np
@@ -56,19 +57,31 @@ class FitOptions:
             raise InputError(
                 f"model is {self.model!r}; {', '.join(('auto', *MODELS))} are accepted"
             )
-        if not 0 < self.holdout <= 0.5:
+        if not is_number(self.holdout) or not 0 < self.holdout <= 0.5:
             raise InputError(
-                f"holdout is {self.holdout}; a share above 0 and at most 0.5 is accepted"
+                f"holdout is {self.holdout!r}; a share above 0 and at most 0.5 is accepted"
             )
-        limits = np.atleast_1d(0 if self.max_shift is None else self.max_shift)
+        if not isinstance(self.robust, bool | np.bool_):
+            raise InputError(f"robust is {self.robust!r}; True or False is accepted")
+        try:
+            limits = np.atleast_1d(0 if self.max_shift is None else self.max_shift)
+        except ValueError:  # nested sequences of unequal lengths
+            limits = np.empty(0)
         if limits.dtype.kind not in "iu" or limits.size == 0 or limits.min() < 0:
             raise InputError(
                 f"max_shift is {self.max_shift!r}; whole numbers of at least 0 are accepted"
             )
-        if self.data_range is not None and not 0 < self.data_range < np.inf:
+        if self.data_range is not None and (
+            not is_number(self.data_range) or not 0 < self.data_range < np.inf
+        ):
             raise InputError(
-                f"data_range is {self.data_range}; a finite number above 0 is accepted"
+                f"data_range is {self.data_range!r}; a finite number above 0 is accepted"
             )
+
+
+def is_number(value: object) -> bool:
+    """Tell whether a value is one real number; a boolean is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def assess(

@@ -54,6 +54,14 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
         In pixels; what must be applied to observed to register it to reference.
     gain_, bias_ : ndarray of shape (n_channels,)
         Per channel; a single one without a channel axis.
+    scale_, origin_ : ndarray of shape (n_spatial,)
+        By what factor the observed content is stretched, and the position that stays in place; 1
+        and 0 where nothing is scaled.
+    crop_ : tuple of (int, int)
+        Per spatial axis, how many positions at the start and at the end of the observed outputs
+        are dropped.
+    row_stride_ : int or None
+        How far apart, in values, rows lie that were read as if they followed each other.
     margins_ : tuple of (int, int)
         Per spatial axis, how many positions at the start and at the end have no source.
     verdict_, reason_, family_ : str
@@ -253,6 +261,26 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
     def bias_(self) -> np.ndarray[Any, Any]:
         """Per channel."""
         return np.array(self.correction_.bias)
+
+    @property
+    def scale_(self) -> np.ndarray[Any, Any]:
+        """By what factor the observed content is stretched, per spatial axis; 1 where it is not."""
+        return np.array(self.correction_.scale)
+
+    @property
+    def origin_(self) -> np.ndarray[Any, Any]:
+        """The position that a scale leaves in place, per spatial axis; 0 where there is none."""
+        return np.array(self.correction_.origin)
+
+    @property
+    def crop_(self) -> tuple[tuple[int, int], ...]:
+        """Per spatial axis, how many positions at the start and at the end are dropped."""
+        return self.correction_.crop
+
+    @property
+    def row_stride_(self) -> int | None:
+        """How far apart, in values, rows lie that were read as if they followed each other."""
+        return self.correction_.row_stride
 
     @property
     def margins_(self) -> tuple[tuple[int, int], ...]:

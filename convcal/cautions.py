@@ -3,10 +3,12 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
+from convcal.correction import FP16_LARGEST
 from convcal.errors import ConvcalWarning, InputError
 
 if TYPE_CHECKING:
@@ -17,6 +19,7 @@ __all__ = [
     "warn_of_fitted_data",
     "warn_of_models",
     "warn_of_other_device",
+    "warn_of_overflow",
     "warn_of_reference_runtime",
     "warn_of_uncorrected",
 ]
@@ -213,6 +216,42 @@ def warn_of_uncorrected(calibration: Calibration) -> None:
             f"there is no correction for {', '.join(wrong)}: the observed outputs are passed "
             "through there, wrong as they may be; keep to the reference model for these"
         )
+
+
+def warn_of_overflow(calibration: Calibration, *, precision: str) -> None:
+    """Say where corrected values may be too large for the fp16 output that they go into.
+
+    Parameters
+    ----------
+    calibration : Calibration
+        What the product is made of. How far the reference reaches is known by its range.
+    precision : {'float32', 'output'}
+        The dtype to compute in; in that of the output, the product with the gain has to fit, too.
+
+    Warns
+    -----
+    ConvcalWarning
+        If that exceeds 65504, the largest fp16 number, in an output that is corrected.
+    """
+    for name, output in calibration.outputs.items():
+        correction = output.correction
+        span = output.metrics.get("before", {}).get("data_range")
+        if correction.is_identity or correction.dtype != "float16" or not is_finite(span):
+            continue
+        largest = float(span)
+        if precision == "output" and correction.has_gain:
+            largest += max(abs(bias) for bias in correction.bias)
+        if largest > FP16_LARGEST:
+            _warn(
+                f"corrected values of '{name}' may reach {largest:.6g}, and its fp16 output holds "
+                f"{FP16_LARGEST:.0f} at most: what is beyond becomes infinite; let the output be "
+                "fp32 where the model is converted, or scale it down inside the model"
+            )
+
+
+def is_finite(value: object) -> bool:
+    """Tell whether a metric is there and finite; infinities are text in a calibration."""
+    return isinstance(value, int | float) and math.isfinite(value)
 
 
 def _role(provenance: Mapping[str, Any], role: str) -> Mapping[str, Any]:

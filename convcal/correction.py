@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -11,7 +12,7 @@ from typing import Any, Literal
 import numpy as np
 
 from convcal.arithmetic import Resampling, correct, missing_axis, rows_found
-from convcal.errors import InputError
+from convcal.errors import ConvcalWarning, InputError
 from convcal.filters import MAX_OFFSET, AxisFilter, SincFilter, read_filter
 from convcal.records import Record
 from convcal.words import PRECISIONS
@@ -21,6 +22,7 @@ __all__ = ["AxisFilter", "Correction", "Precision", "SincFilter"]
 Precision = Literal["float32", "output"]
 
 _DTYPES = ("float16", "float32", "float64", "uint8", "int8", "int16", "uint16", "int32", "int64")
+FP16_LARGEST = 65504.0
 MAX_SIZE = 2**31 - 1
 SCALES = (0.5, 2.0)
 """Bounds on what a calibration file may ask for; far beyond anything that is ever fitted."""
@@ -57,7 +59,8 @@ class Correction:
     crop : tuple of (int, int)
         Per spatial axis, how many positions at the start and at the end of the observed output are
         dropped, always and before anything is moved: the corrected output is smaller by these.
-        Zeros by default.
+        Zeros by default. An output that has the sizes of `spatial_shape` already is not too long
+        any more, and is refused.
     row_stride : int or None
         How far apart, in values, the rows (the last axis) lie in the buffer that was read as if
         they followed each other. Each sample, an index of the batch axis, has a buffer of its own.
@@ -334,7 +337,7 @@ class Correction:
         ----------
         observed : ndarray
             An output of the observed model, with or without its batch axis; never written to.
-            The spatial axes may have any size.
+            The spatial axes may have any size; with a crop, any but that of the right output.
         precision : {'float32', 'output'}
             The dtype to compute in: float32, or that of `observed`.
         out : ndarray, optional
@@ -349,13 +352,30 @@ class Correction:
         ------
         InputError
             If the array or `out` does not fit the correction.
+
+        Warns
+        -----
+        ConvcalWarning
+            If an fp16 output cannot hold what corrected values come to, and they become infinite.
         """
         if precision not in PRECISIONS:
             raise InputError(f"precision is '{precision}'; 'float32' or 'output' is accepted")
+        overflows: list[str] = []
         try:
-            return correct(observed, **self.as_arguments(), precision=precision, out=out)
+            with np.errstate(call=lambda kind, _: overflows.append(kind)):
+                result = correct(
+                    observed, **self.as_arguments(), precision=precision, out=out, overflow="call"
+                )
         except ValueError as error:
             raise InputError(str(error)) from None
+        if overflows and result.dtype == np.float16:
+            warnings.warn(
+                f"{np.isinf(result).sum()} corrected values are beyond {FP16_LARGEST:.0f}, the "
+                "largest fp16 number, and became infinite; pass the outputs as float32 arrays",
+                ConvcalWarning,
+                stacklevel=2,
+            )
+        return result
 
     def as_arguments(self) -> dict[str, Any]:
         """Give the keyword arguments of `convcal.arithmetic.correct`, as plain Python values."""
@@ -373,6 +393,7 @@ class Correction:
             arguments["resampling"] = self.resampling
         if self.has_crop:
             arguments["crop"] = self.crop
+            arguments["right_shape"] = self.spatial_shape
         if self.row_stride is not None:
             arguments["rows"] = (self._observed_size(-1), self.row_stride)
         return arguments

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -57,6 +58,11 @@ class Layout:
     def check(self, shape: Sequence[int]) -> None:
         """Raise InputError where the axes do not exist in `shape`, or are the same one."""
         axes = [axis for axis in (self.batch_axis, self.channel_axis) if axis is not None]
+        if any(isinstance(axis, bool) or not isinstance(axis, Integral) for axis in axes):
+            raise InputError(
+                f"batch axis {self.batch_axis!r} and channel axis {self.channel_axis!r} are not "
+                "both whole numbers; whole numbers or None are accepted"
+            )
         if len(set(axes)) < len(axes) or any(not 0 <= axis < len(shape) for axis in axes):
             raise InputError(
                 f"batch axis {self.batch_axis} and channel axis {self.channel_axis} do not fit "

@@ -55,6 +55,8 @@ class PairSource(Protocol):
         Where they come from, as a calibration keeps it.
     fingerprint : str
         Changes with what the provenance does not tell: names of samples, files of a capture.
+    idle_faults : tuple of str
+        The emulated faults that changed no output of what was read so far.
     """
 
     @property
@@ -72,6 +74,10 @@ class PairSource(Protocol):
     @property
     def fingerprint(self) -> str:
         """What the provenance does not tell, as a hash."""
+
+    @property
+    def idle_faults(self) -> tuple[str, ...]:
+        """The emulated faults that changed nothing so far."""
 
     def read(self, start: int, stop: int) -> Iterator[tuple[Outputs, Outputs]]:
         """Give the outputs of the reference and of the observed model, sample by sample."""
@@ -97,6 +103,12 @@ class _ModelPairs:
     def fingerprint(self) -> str:
         return hashlib.sha256("\n".join(self.samples).encode()).hexdigest()
 
+    @property
+    def idle_faults(self) -> tuple[str, ...]:
+        # Only what emulates faults has any; a user's own runner need not know of them.
+        idle: tuple[str, ...] = getattr(self._runners["observed"], "idle_faults", ())
+        return idle
+
     def read(self, start: int, stop: int) -> Iterator[tuple[Outputs, Outputs]]:
         for sample in self._samples.part(start, stop):
             yield self._runners["reference"].run(sample), self._runners["observed"].run(sample)
@@ -104,6 +116,8 @@ class _ModelPairs:
 
 class _CapturedPairs:
     """Both roles of a capture."""
+
+    idle_faults: tuple[str, ...] = ()
 
     def __init__(self, capture: Capture) -> None:
         capture.check_paired()

@@ -1,7 +1,25 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The words and limits of arguments; imports nothing, so that parsing them costs nothing."""
 
-__all__ = ["COMPUTE_UNITS", "MODELS", "PRECISIONS", "ROLES", "RUNTIMES", "TIMEOUT", "TIMEOUT_MAX"]
+__all__ = [
+    "AXES",
+    "COMPUTE_UNITS",
+    "MODELS",
+    "PRECISIONS",
+    "ROLES",
+    "RUNTIMES",
+    "TIMEOUT",
+    "TIMEOUT_MAX",
+]
+
+_PICTURE = (("row", "top", "bottom"), ("column", "left", "right"))
+AXES = {
+    0: (),
+    1: (("sample", "start", "end"),),
+    2: _PICTURE,
+    3: (("plane", "front", "back"), *_PICTURE),
+}
+"""By how many spatial axes an output has: what the positions of each are called, and its ends."""
 
 COMPUTE_UNITS = ("all", "cpu-only", "cpu-and-gpu", "cpu-and-ne")
 MODELS = (

@@ -4,7 +4,7 @@
 import numpy as np
 import pytest
 
-from convcal import FitOptions, Layout
+from convcal import FitOptions, Layout, OutputCalibrator
 from convcal.assessment import assess, assess_statistics
 from convcal.calibration import OutputCalibration
 from convcal.datasets import make_pair
@@ -62,3 +62,34 @@ def test_options_may_not_contradict_the_statistics(pair):
 def test_statistics_of_nothing_are_refused():
     with pytest.raises(InputError, match="no sample yet"):
         assess_statistics(OutputStatistics(), layout=LAYOUT, dtype="float16")
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("holdout", "x"),
+        ("holdout", None),
+        ("holdout", True),
+        ("holdout", float("nan")),
+        ("max_shift", "x"),
+        ("max_shift", 1.5),
+        ("max_shift", [[1], [1, 2]]),
+        ("data_range", "x"),
+        ("data_range", 1j),
+        ("robust", "no"),
+        ("model", 3),
+    ],
+)
+def test_a_parameter_of_a_wrong_type_is_named(pair, name, value):
+    for refused in (
+        lambda: FitOptions(**{name: value}),
+        lambda: OutputCalibrator(**{name: value}).fit(pair.reference, pair.observed),
+    ):
+        with pytest.raises(InputError, match=rf"{name} is .* accepted"):
+            refused()
+
+
+@pytest.mark.parametrize("axis", ["0", 0.5, True])
+def test_an_axis_that_is_no_whole_number_is_named(pair, axis):
+    with pytest.raises(InputError, match="whole numbers or None are accepted"):
+        OutputCalibrator(channel_axis=axis).fit(pair.reference, pair.observed)

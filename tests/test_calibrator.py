@@ -8,8 +8,10 @@ from sklearn.base import clone
 from sklearn.exceptions import NotFittedError
 
 from convcal import OutputCalibrator
+from convcal.datasets import make_pair
 from convcal.errors import InputError
 from convcal.estimation import OutputStatistics
+from convcal.faults import parse_fault
 
 
 @pytest.fixture
@@ -21,6 +23,21 @@ def pair():
     return reference, observed
 
 
+def test_scale_crop_and_row_stride_are_fitted_attributes():
+    pair = make_pair((128,), n_samples=8, scale=1.05, origin=31.0)
+    scaled = OutputCalibrator().fit(pair.reference, pair.observed)
+    assert scaled.scale_ == pytest.approx(scaled.correction_.scale)
+    assert scaled.scale_[0] == pytest.approx(1.05, abs=0.002)
+    assert scaled.origin_[0] == pytest.approx(31, abs=1)
+    reference = make_pair((40, 50), n_samples=8, n_channels=1).reference
+    longer = OutputCalibrator().fit(reference, parse_fault("overlong:tail=0/3").apply(reference))
+    assert longer.crop_ == ((0, 0), (0, 3))
+    sheared = OutputCalibrator().fit(reference, parse_fault("row-stride").apply(reference))
+    assert sheared.row_stride_ == 64
+    with pytest.raises(NotFittedError):
+        OutputCalibrator().scale_  # noqa: B018
+
+
 def test_fit_and_transform_undo_the_displacement(pair):
     reference, observed = pair
     before = reference.copy(), observed.copy()
@@ -30,6 +47,10 @@ def test_fit_and_transform_undo_the_displacement(pair):
     np.testing.assert_allclose(calibrator.gain_, 0.5, rtol=1e-6)
     np.testing.assert_allclose(calibrator.bias_, -0.5, atol=1e-6)
     assert calibrator.margins_ == ((0, 1), (2, 0))
+    assert calibrator.scale_.tolist() == [1, 1]
+    assert calibrator.origin_.tolist() == [0, 0]
+    assert calibrator.crop_ == ((0, 0), (0, 0))
+    assert calibrator.row_stride_ is None
     assert calibrator.n_samples_seen_ == 10
     corrected = calibrator.transform(observed)
     # float32 arithmetic on values of order 1.

@@ -10,6 +10,7 @@ from fake_runner import FakeRunner
 
 from convcal import Calibration, ConvcalWarning, Correction, OutputCalibration, check, fit
 from convcal.errors import InputError
+from convcal.export.python import export_python
 from convcal.pairs import record_pairs
 
 SHAPE = (1, 1, 16, 16)
@@ -135,3 +136,33 @@ def test_a_correction_belongs_to_the_device_that_it_was_fitted_on(role, change, 
         words = ""  # the package that has the correction built in is another one
     assert len(messages) == bool(words)
     assert all(words in message for message in messages)
+
+
+def spanning(span, *, dtype="float16", **parameters):
+    correction = Correction(spatial_shape=SHAPE[2:], dtype=dtype, **parameters)
+    metrics = {"before": {"data_range": span}}
+    output = OutputCalibration("correctable", "", "affine", correction, metrics=metrics)
+    return Calibration({"y": output}, {})
+
+
+@pytest.mark.parametrize(
+    ("made", "precision", "largest"),
+    [
+        (spanning(9e4, gain=(1.5,)), "float32", "90000"),
+        (spanning(6e4, gain=(1.5,), bias=(-3e4,)), "output", "90000"),
+        (spanning(6e4, gain=(1.5,), bias=(-3e4,)), "float32", None),
+        (spanning(6e4, gain=(1.5,)), "output", None),
+        (spanning(9e4), "output", None),
+        (spanning(9e4, dtype="float32", gain=(1.5,)), "output", None),
+        (spanning("inf", gain=(1.5,)), "output", None),
+        (calibration(), "output", None),
+    ],
+)
+def test_values_that_an_fp16_output_cannot_hold_are_named_at_export(
+    tmp_path, made, precision, largest
+):
+    messages = said(lambda: export_python(made, tmp_path / "post.py", precision=precision))
+    assert len(messages) == (largest is not None)
+    if largest:
+        assert f"corrected values of 'y' may reach {largest}" in messages[0]
+        assert "65504" in messages[0]

@@ -9,7 +9,7 @@ from strategies import corrections, observed_shape, small
 
 from convcal import AxisFilter, Correction, SincFilter
 from convcal.arithmetic import sinc_taps
-from convcal.errors import InputError
+from convcal.errors import ConvcalWarning, InputError
 
 
 @given(corrections())
@@ -315,3 +315,17 @@ def test_a_record_without_a_key_names_the_key():
     for key in record:
         with pytest.raises(InputError, match=f"'{key}' is missing"):
             Correction.from_dict({k: v for k, v in record.items() if k != key})
+
+
+def test_an_overflow_of_an_fp16_output_is_named():
+    correction = Correction((4,), dtype="float16", gain=(2.0,))
+    fits = np.array([[[1, 2, 3, 3e4]]], np.float16)
+    large = np.array([[[1, 2, 4e4, -5e4]]], np.float16)
+    correction.apply(fits)
+    with pytest.warns(ConvcalWarning, match="2 corrected values are beyond 65504"):
+        correction.apply(large)
+    with pytest.warns(ConvcalWarning, match="65504"):
+        correction.apply(large, out=large)
+    assert np.isinf(large).sum() == 2
+    correction.apply(large)  # nothing becomes infinite that is not
+    correction.apply(np.array([[[7e4, 0, 0, 0]]], np.float32))

@@ -2,6 +2,7 @@
 """Outputs that are too long: what is too much is dropped, and the rest is corrected as ever."""
 
 import json
+import runpy
 
 import numpy as np
 import pytest
@@ -10,6 +11,7 @@ from convcal import OutputCalibrator, PostProcessor
 from convcal.calibration import Calibration
 from convcal.datasets import make_pair
 from convcal.errors import InputError
+from convcal.export.python import export_python
 from convcal.faults import parse_fault
 from convcal.layout import excess
 
@@ -45,6 +47,26 @@ def test_batches_and_merges_keep_the_length():
         first.merge(OutputCalibrator().fit(reference, reference))
     first.merge(OutputCalibrator().partial_fit(reference[4:], observed[4:]))
     assert first.correction_ == OutputCalibrator().fit(reference, observed).correction_
+
+
+@pytest.mark.parametrize("shape", [(65,), (40, 77)])
+def test_an_output_that_is_no_longer_too_long_is_refused(tmp_path, shape):
+    # 77 = 40 + 37: the probe of an exported file must not look like a right output.
+    reference = make_pair(shape, n_samples=6, n_channels=2, seed=1).reference
+    tail = "37" if len(shape) == 1 else "0/37"
+    observed = parse_fault(f"overlong:tail={tail}").apply(reference)
+    calibrator = OutputCalibrator().fit(reference, observed)
+    process = PostProcessor({"y": calibrator.correction_})
+    for right in (reference, reference[0]):
+        with pytest.raises(InputError, match=r"output 'y': .* was the model mended"):
+            process({"y": right})
+    assert process({"y": observed[..., 1:]})["y"].shape == reference[..., 1:].shape
+    calibration = Calibration({"y": calibrator.calibration_}, {})
+    export_python(calibration, tmp_path / "post.py")
+    exported = runpy.run_path(str(tmp_path / "post.py"))["correct_outputs"]
+    np.testing.assert_array_equal(exported({"y": observed})["y"], reference)
+    with pytest.raises(ValueError, match="was the model mended"):
+        exported({"y": reference})
 
 
 @pytest.mark.parametrize("observed", [(2, 3, 9), (2, 2, 10), (1, 3, 10), (2, 3, 10, 1)])

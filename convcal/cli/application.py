@@ -18,6 +18,7 @@ from convcal.cli.contract import ENVELOPE, EXIT_CODES, ExitCode, Outcome, envelo
 from convcal.cli.parser import Parser, UsageError, plain_help
 from convcal.cli.terminal import prepare_streams, say, write_document, write_result
 from convcal.errors import ConvcalError, ConvcalWarning, InputError, UnavailableError
+from convcal.report.text import in_flags
 
 __all__ = ["VERBS", "build_parser", "run_command"]
 
@@ -156,6 +157,7 @@ class _Teller:
         return outcome.exit_code
 
     def tell_error(self, code: str, message: str, exit_code: ExitCode) -> int:
+        message = in_flags(message)
         say(f"error: {message}")
         if self.is_json:
             status = "interrupted" if exit_code is ExitCode.INTERRUPTED else "error"
@@ -180,7 +182,7 @@ def _told_warnings(told: list[str]) -> Iterator[None]:
     """Say each of our own warnings once, as it comes, and keep it; silence those of libraries."""
 
     def tell(message: Warning | str, category: type[Warning], *_: object, **__: object) -> None:
-        text = str(message)
+        text = in_flags(str(message))
         if issubclass(category, ConvcalWarning) and text not in told:
             told.append(text)
             say(f"warning: {text}")

@@ -131,6 +131,8 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
     except (KeyboardInterrupt, RunnerError):
         if checkpoint.exists():
             say(f"what was done is kept in {checkpoint}; --resume goes on from there")
+        else:
+            say("nothing was kept of the fit yet; run the same command again")
         raise
     calibration.save(arguments.output, force=arguments.force)
     next_commands = _next_commands(calibration, arguments.output, arguments.observed)

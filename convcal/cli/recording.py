@@ -6,6 +6,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 from collections.abc import Iterator, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 from convcal.cli.contract import Outcome
@@ -47,8 +48,8 @@ example:
 
 A file for --import has keys SAMPLE/OUTPUT, or OUTPUT with all samples along
 the first axis. A sample is an output as the model gives it, with its batch
-axis: 24 of shape (1, 3, 64, 64) are one array of (24, 1, 3, 64, 64). The roles
-are paired by the names of the samples."""
+axis: 24 of shape (1, 3, 64, 64) are one array of (24, 3, 64, 64), or of
+(24, 1, 3, 64, 64). The roles are paired by the names of the samples."""
 
 _RUN_DESCRIPTION = """\
 Run a model over a calibration set, write its outputs with keys SAMPLE/TENSOR."""
@@ -131,6 +132,7 @@ def _capture(arguments: argparse.Namespace) -> Outcome:
         raise UsageError("--emulate acts on observed outputs, never on the reference")
     from convcal.capturing import capture_outputs, import_capture
 
+    before = _samples_there(arguments) if arguments.append else frozenset()
     if arguments.imported is not None:
         capture = import_capture(
             arguments.imported,
@@ -163,8 +165,24 @@ def _capture(arguments: argparse.Namespace) -> Outcome:
             "outputs": list(capture.outputs),
             "provenance": capture.provenance,
         },
-        render=lambda: _render_capture(capture, arguments.role),
+        render=lambda: _render_capture(capture, arguments.role, before=before),
     )
+
+
+def _places(arguments: argparse.Namespace) -> tuple[Path, Path]:
+    """Give where the role is, and where it grows until it is recorded to its end."""
+    target: Path = arguments.output
+    return target, target.with_name(f"{target.name}.{arguments.role}.partial")
+
+
+def _samples_there(arguments: argparse.Namespace) -> frozenset[str]:
+    """Give the samples that an earlier recording of the role has left."""
+    from convcal.data.captures import open_role
+
+    target, partial = _places(arguments)
+    place = partial if partial.exists() else target
+    role = open_role(place, arguments.role) if place.exists() else None
+    return frozenset() if role is None else frozenset(role.samples)
 
 
 @contextlib.contextmanager
@@ -173,24 +191,37 @@ def _told_what_is_kept(arguments: argparse.Namespace) -> Iterator[None]:
     try:
         yield
     except (KeyboardInterrupt, RunnerError):
-        partial = arguments.output.with_name(f"{arguments.output.name}.{arguments.role}.partial")
-        kept = partial if partial.exists() else arguments.output
-        if kept is partial or (arguments.append and kept.exists()):
+        target, partial = _places(arguments)
+        if partial.exists() or (arguments.append and target.exists()):
+            kept = partial if partial.exists() else target
             say(f"what was recorded is kept in {kept}; --resume goes on from there")
+        else:
+            say("no sample was recorded yet; run the same command again")
         raise
 
 
-def _render_capture(capture: Capture, role: str) -> list[RenderableType]:
+def _render_capture(capture: Capture, role: str, *, before: frozenset[str]) -> list[RenderableType]:
     from convcal.cli.commands import command_line
+    from convcal.layout import Layout
     from convcal.report.tables import emulation_notice
-    from convcal.report.text import printable
+    from convcal.report.text import describe_axes, printable
 
     parts: list[RenderableType] = []
     if faults := capture.provenance[role].get("faults"):
         parts.append(emulation_notice([str(faults)]))
-    outputs = ", ".join(printable(name) for name in capture.outputs)
     samples = [*capture.samples, *capture.unpaired.get(role, ())]
-    parts.append(f"{role} outputs of {_samples(samples)} written to {capture.path}: {outputs}")
+    if before.issuperset(samples):
+        done = f"nothing was left to do: {_samples(samples)} are in {capture.path} already"
+    elif before:
+        added = [name for name in samples if name not in before]
+        done = f"{_samples(added)} added to the {len(before)} in {capture.path}"
+    else:
+        done = f"{_samples(samples)} written to {capture.path}"
+    parts.append(f"{role} outputs, {done}; each has")
+    for name, array in capture.read_sample(role, samples[0]).items():
+        layout = Layout.of(array, kind=capture.kinds.get(name))
+        axes = describe_axes(array.shape, layout)
+        parts.append(f"  {printable(name)}: {array.dtype}, {axes}")
     missing = [each for each in ROLES if each not in capture.roles]
     for holder, names in capture.unpaired.items():
         lacking = ROLES[1 - ROLES.index(holder)]

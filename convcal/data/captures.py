@@ -27,7 +27,9 @@ A capture is a folder in Zarr format 3 (any Zarr library reads it)::
   indices from ``len(samples)`` on; then the shapes of the arrays; then ``samples``, with
   ``inputs`` and ``provenance``, by one rename. Whatever ends the writer, the capture opens with
   the samples that are named. Rows after the last of them are of a writer that was killed, and the
-  next one removes them. Two writers at once are not provided for.
+  next one removes them. Who adds samples to a role holds a lock of the system's on a hidden file
+  beside the capture, ``.NAME.ROLE.lock``, which the system frees when the process ends; a second
+  one is refused meanwhile, where the system has such locks.
 - While a role grows, it may have samples that the other one lacks (yet).
 - Readers ignore attributes that they do not know. Nothing is ever unpickled.
 

@@ -18,9 +18,11 @@ import numpy as np
 
 from convcal.data.arrays import listing
 from convcal.data.captures import Role, open_role
+from convcal.data.locking import locked_role
 from convcal.data.recording import (
     RoleWriter,
     as_document,
+    check_alike,
     check_role,
     create_root,
     native,
@@ -120,7 +122,7 @@ class RoleGrower:
         """
         arrays = {name: native(np.asarray(values)) for name, values in outputs.items()}
         if self._old is not None:
-            self._check_like(sample, arrays, self._old)
+            check_alike(sample, arrays, self._old.arrays, where=self._where)
             arrays = {name: arrays[name] for name in self._old.arrays}  # as they are numbered
             if sample in self._old.index:
                 self._check_same(sample, arrays, self._old)
@@ -234,24 +236,6 @@ class RoleGrower:
         attributes = {"samples": samples, "inputs": inputs, "provenance": self._provenance}
         _change(folder / "zarr.json", lambda document: document["attributes"].update(attributes))
 
-    def _check_like(
-        self, sample: str, arrays: Mapping[str, NDArray[np.generic]], old: Role
-    ) -> None:
-        if arrays.keys() != old.arrays.keys():
-            raise InputError(
-                f"sample '{sample}' has outputs {listing(arrays)}, but the samples in "
-                f"{self._where} have {listing(old.arrays)}; give all of them the same"
-            )
-        for name, values in arrays.items():
-            array = old.arrays[name]
-            if values.shape != array.shape[1:] or values.dtype != array.dtype:
-                raise InputError(
-                    f"output '{name}' of sample '{sample}' is {values.dtype} of shape "
-                    f"{values.shape}, but {array.dtype} of shape {array.shape[1:]} in "
-                    f"{self._where}; a capture holds outputs of one shape, so use samples of one "
-                    "size"
-                )
-
     def _check_same(
         self, sample: str, arrays: Mapping[str, NDArray[np.generic]], old: Role
     ) -> None:
@@ -304,10 +288,28 @@ def grow_role(
     Raises
     ------
     InputError
-        If `path` is no capture, or its role was recorded by another model or elsewhere.
+        If `path` is no capture, its role was recorded by another model or elsewhere, or another
+        process is writing it.
     WriteError
         If the operating system refuses a write.
     """
+    with (
+        locked_role(Path(path), role),
+        _growing(path, role, provenance=provenance, kinds=kinds, other=other) as grower,
+    ):
+        yield grower
+
+
+@contextlib.contextmanager
+def _growing(
+    path: str | os.PathLike[str],
+    role: str,
+    *,
+    provenance: Mapping[str, Any],
+    kinds: Mapping[str, str] | None,
+    other: Role | None = None,
+) -> Iterator[RoleGrower]:
+    """Add samples to a role whose lock is held; see `grow_role`."""
     folder = Path(path)
     if not os.path.lexists(folder):
         ensure_absent(folder)
@@ -448,23 +450,24 @@ def record_role(
     OutputExistsError, InputError, WriteError
         As `check_recording` and `grow_role` do.
     """
-    folder, partial = check_recording(path, role, append=append, force=force)
-    if append and not partial.exists() and os.path.lexists(folder / role):
-        with grow_role(folder, role, provenance=provenance, kinds=kinds) as grower:
+    with locked_role(Path(path), role):
+        folder, partial = check_recording(path, role, append=append, force=force)
+        if append and not partial.exists() and os.path.lexists(folder / role):
+            with _growing(folder, role, provenance=provenance, kinds=kinds) as grower:
+                yield grower
+            return
+        if partial.exists() and not append:
+            shutil.rmtree(partial)
+        other = open_other(folder, role)
+        with _growing(partial, role, provenance=provenance, kinds=kinds, other=other) as grower:
             yield grower
-        return
-    if partial.exists() and not append:
-        shutil.rmtree(partial)
-    other = open_other(folder, role)
-    with grow_role(partial, role, provenance=provenance, kinds=kinds, other=other) as grower:
-        yield grower
-    if not folder.exists():
-        with staged(folder) as temporary:
-            partial.rename(temporary)
-        return
-    with staged(folder / role, force=force) as temporary:
-        (partial / role).rename(temporary)
-    shutil.rmtree(partial, ignore_errors=True)
+        if not folder.exists():
+            with staged(folder) as temporary:
+                partial.rename(temporary)
+            return
+        with staged(folder / role, force=force) as temporary:
+            (partial / role).rename(temporary)
+        shutil.rmtree(partial, ignore_errors=True)
 
 
 def check_recording(

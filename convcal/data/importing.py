@@ -43,8 +43,15 @@ def import_outputs(
           batch axis); ``%2F`` stands for a slash inside a name;
         - keys ``OUTPUT`` with all samples along the first axis. If the capture holds the other
           role, the samples take its names in its order, and may be stacked either along a new
-          axis or along the batch axis of 1. Otherwise the axis is a new one, and they are called
-          ``sample-0``, ``sample-1``, …
+          axis or along the batch axis of 1. Otherwise they are called ``sample-0``,
+          ``sample-1``, …, and the first axis is
+
+          - a new one before the batch axis of 1 in arrays of five axes or more, as
+            (24, 1, 3, 64, 64), and before images, uint8 arrays of (N, H, W) or (N, H, W, 1 to 4);
+          - the batch axis in all others, of which each sample keeps 1: (24, 3, 64, 64) are 24 of
+            (1, 3, 64, 64).
+
+          Arrays of three or four axes whose second axis is 1 may be either, and are refused.
     path : path
         The capture, new or existing.
     role : {'reference', 'observed'}
@@ -70,7 +77,10 @@ def import_outputs(
         As `write_role` does.
     """
     if append and force:
-        raise InputError("append keeps what is there and force replaces it; give one of the two")
+        raise InputError(
+            "give --append (append=True), which keeps what is there, or --force (force=True), "
+            "which replaces it, not both"
+        )
     folder = check_role(path, role, force=append or force)
     other = open_other(folder, role)
     is_growing = append and os.path.lexists(folder / role)
@@ -111,6 +121,7 @@ def _append_stacked(
         if not shape:
             raise InputError(f"{file.where(key)} is a scalar; expected samples along an axis")
         if other is None:
+            _check_unambiguous(shape, where=file.where(key))
             counts[name] = shape[0]
             continue
         own = other.arrays[name].shape[1:]
@@ -140,7 +151,10 @@ def _stacked_rows(
     file: ArrayFile, name: str, key: str, *, other: Role | None
 ) -> Generator[NDArray[np.generic], None, None]:
     if other is None:
-        yield from file.rows(key)
+        header = file.headers[key]
+        keeps_axis = not _has_new_axis(header.shape, header.dtype)
+        for row in file.rows(key):
+            yield row[np.newaxis] if keeps_axis else row
         return
     own = other.arrays[name].shape[1:]
     if file.headers[key].shape == own:
@@ -148,3 +162,20 @@ def _stacked_rows(
         return
     for row in file.rows(key):
         yield row.reshape(own)
+
+
+def _has_new_axis(shape: tuple[int, ...], dtype: np.dtype[Any]) -> bool:
+    """Tell whether samples were stacked along a new axis, not along their batch axis."""
+    is_pictures = dtype == np.uint8 and (len(shape) == 3 or (len(shape) == 4 and shape[3] <= 4))
+    return is_pictures or (len(shape) > 4 and shape[1] == 1)
+
+
+def _check_unambiguous(shape: tuple[int, ...], *, where: str) -> None:
+    """Refuse a stack of samples whose axis of 1 may be the batch axis, or the only channel."""
+    if len(shape) in (3, 4) and shape[1] == 1:
+        rest = shape[2:]
+        raise InputError(
+            f"{where} has shape {shape}: {shape[0]} samples of {(1, *rest)}, batch and channels "
+            f"first, or of {(1, 1, *rest)}, with a single channel? name the samples, with keys "
+            "SAMPLE/OUTPUT and each array as the model gives it, batch axis and all"
+        )

@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 __all__ = [
     "RoleWriter",
     "as_document",
+    "check_alike",
     "check_role",
     "create_root",
     "native",
@@ -91,16 +92,10 @@ class RoleWriter:
         if not arrays:
             raise InputError(f"sample '{sample}' has no outputs to record in {self._where}")
         self._check_other(sample, arrays)
-        if self._samples and arrays.keys() != self._arrays.keys():
-            msg = (
-                f"sample '{sample}' has outputs {listing(arrays)}, but the samples before it in "
-                f"{self._where} have {listing(self._arrays)}; give all of them the same"
-            )
-            raise InputError(msg)
-        for name, values in arrays.items():
-            if self._samples:
-                self._check_like_first(sample, name, values)
-            else:
+        if self._samples:
+            check_alike(sample, arrays, self._arrays, where=self._where)
+        else:
+            for name, values in arrays.items():
                 self._create(name, values)
         for name, values in arrays.items():
             self._arrays[name].append(values[None])
@@ -127,16 +122,6 @@ class RoleWriter:
             # chunk that is not there could not be told from one that was lost.
             config={"write_empty_chunks": True},
         )
-
-    def _check_like_first(self, sample: str, name: str, values: NDArray[np.generic]) -> None:
-        array = self._arrays[name]
-        if values.shape != array.shape[1:] or values.dtype != array.dtype:
-            msg = (
-                f"output '{name}' of sample '{sample}' is {values.dtype} of shape {values.shape}, "
-                f"but {array.dtype} of shape {array.shape[1:]} in the samples before it; a "
-                "capture holds outputs of one shape, so use samples of one size"
-            )
-            raise InputError(msg)
 
     def _check_other(self, sample: str, arrays: Mapping[str, NDArray[np.generic]]) -> None:
         """Refuse at once what could not be paired later."""
@@ -184,6 +169,46 @@ class RoleWriter:
             )
             raise InputError(msg)
         self._group.attrs["samples"] = list(self._samples)
+
+
+def check_alike(
+    sample: str,
+    arrays: Mapping[str, NDArray[np.generic]],
+    there: Mapping[str, Any],
+    *,
+    where: str,
+) -> None:
+    """Refuse the outputs of a sample that differ from those that are there.
+
+    Parameters
+    ----------
+    sample : str
+        Its name.
+    arrays : mapping of str to numpy.ndarray
+        Its outputs.
+    there : mapping of str to zarr.Array
+        What is there, samples along the first axis.
+    where : str
+        What to call the role in messages.
+
+    Raises
+    ------
+    InputError
+        If names, shapes or dtypes differ.
+    """
+    if arrays.keys() != there.keys():
+        raise InputError(
+            f"sample '{sample}' has outputs {listing(arrays)}, but the samples before it in "
+            f"{where} have {listing(there)}; give all of them the same"
+        )
+    for name, values in arrays.items():
+        array = there[name]
+        if values.shape != array.shape[1:] or values.dtype != array.dtype:
+            raise InputError(
+                f"output '{name}' of sample '{sample}' is {values.dtype} of shape {values.shape}, "
+                f"but {array.dtype} of shape {array.shape[1:]} in the samples before it in {where};"
+                " a capture holds outputs of one shape, so use samples of one size"
+            )
 
 
 def native(values: NDArray[np.generic]) -> NDArray[np.generic]:

@@ -124,6 +124,38 @@ class Candidate:
             rows=self.rows,
         )
 
+    def moved(self, mask: Mask, shape: tuple[int, ...]) -> Mask:
+        """Move a mask of observed positions to where their values go, the edge repeated.
+
+        Parameters
+        ----------
+        mask : ndarray of bool
+            Broadcast to `shape`.
+        shape : tuple of int
+            (N, C, *spatial).
+
+        Returns
+        -------
+        ndarray of bool
+            True where the nearest position that a corrected value is taken from is true.
+        """
+        moved = np.broadcast_to(mask, shape)
+        if self.rows is not None:
+            ones, zeros = (1.0,) * shape[1], (0.0,) * shape[1]
+            still = ((0, (1.0,)),) * (len(shape) - 2)
+            moved = moved.astype(np.uint8)
+            moved = correct(moved, filters=still, gain=ones, bias=zeros, rows=self.rows) > 0
+        steps = self.resampling or (None,) * len(self.shift)
+        for axis, (pixels, step) in enumerate(zip(self.shift, steps, strict=True), start=2):
+            positions = np.arange(shape[axis])
+            if step is None:
+                source = positions - round(pixels)
+            else:
+                scale, origin, shift = step[:3]
+                source = np.rint(origin + scale * (positions - origin) - shift).astype(np.int64)
+            moved = np.take(moved, np.clip(source, 0, shape[axis] - 1), axis=axis)
+        return np.asarray(moved)
+
     @property
     def moves(self) -> bool:
         """Whether it does anything but scale and offset values."""
@@ -303,7 +335,7 @@ def fit_behind(candidate: Candidate, data: Data) -> tuple[AffineFit, Data]:
     window = inside(candidate.margins(spatial), spatial)
     valid = data.valid
     if valid is not None:
-        valid = moved_mask(valid, candidate.shift, data.reference.shape)[window]
+        valid = candidate.moved(valid, data.reference.shape)[window]
     moved = replace(candidate, gain=ones, bias=nothing).apply(data.observed)[window]
     part = replace(data, reference=data.reference[window], observed=moved, valid=valid)
     fit = fit_affine(

@@ -20,7 +20,8 @@ from convcal.estimation.addressing import (
 from convcal.estimation.facts import Facts
 from convcal.estimation.judgement import Judgement, conclude, helps, refuse, unit
 from convcal.estimation.places import find_edge, find_elements, find_prefix
-from convcal.estimation.thresholds import find_threshold, value_dependence
+from convcal.estimation.thresholds import Threshold, find_threshold, value_dependence
+from convcal.words import AXES
 
 __all__ = [
     "channel_order",
@@ -65,7 +66,8 @@ def wrong_places(facts: Facts) -> Judgement | None:
     if edge is None or facts.level_without(_positions(facts.is_wrong)) > 1:
         return None
     facts.findings["edge"] = {"width": edge.width, "sides": [list(s) for s in edge.sides]}
-    sides = ", ".join(f"{end} of spatial axis {axis}" for axis, end in edge.sides)
+    names = AXES[len(facts.limits)]
+    sides = ", ".join(names[axis][1 if end == "start" else 2] for axis, end in edge.sides)
     by = "" if math.isnan(edge.gain) else f" (observed over reference there: {edge.gain:.3g})"
     return refuse(
         facts,
@@ -94,8 +96,6 @@ def threshold(facts: Facts) -> Judgement | None:
         return None
     facts.findings["threshold"] = found.threshold
     family = {"limit": "saturation"}.get(found.kind, found.kind)
-    became = f"{found.value:.6g}" if math.isfinite(found.value) else "not finite"
-    side = "within" if found.kind == "flush" else "beyond"
     next_step = {
         "limit": "scale down before the operation that overflows and up after it",
         "cliff": "the operation takes a wrong branch there: rewrite it so that its argument stays "
@@ -106,9 +106,20 @@ def threshold(facts: Facts) -> Judgement | None:
         facts,
         "not-correctable",
         family,
-        f"{found.share:.2%} of the values, those {side} {found.threshold:.6g}, are {became} in the "
-        f"observed output; the rest differs by rounding only: {next_step}",
+        f"{_in_words(found)} ({found.share:.2%} of the values); the rest differs by rounding "
+        f"only: {next_step}",
     )
+
+
+def _in_words(found: Threshold) -> str:
+    """Say where the reference has which values, and what became of them."""
+    became = f"{found.value:.6g}" if math.isfinite(found.value) else "not finite"
+    if found.kind == "flush":
+        side = f"within {found.threshold:.6g} of 0"
+    else:
+        side = f"{found.threshold:.6g} or {'more' if found.threshold > 0 else 'less'}"
+    text = f"where the reference is {side}, the observed output is {became}"
+    return text if found.other is None else f"{text}; {_in_words(found.other)}"
 
 
 def dead_channels(facts: Facts) -> Judgement | None:
@@ -159,9 +170,10 @@ def stride_collapse(facts: Facts) -> Judgement | None:
     if facts.in_tolerances((facts.reference - facts.observed)[filled]) <= 1:
         return None
     facts.findings["zero_from"] = tails
+    spatial = facts.reference.shape[2:]
     where = ", ".join(
-        f"from position {tail} of {size} on along spatial axis {axis}"
-        for axis, (tail, size) in enumerate(zip(tails, facts.reference.shape[2:], strict=True))
+        f"from {noun} {tail} of {size} on"
+        for (noun, _, _), tail, size in zip(AXES[len(spatial)], tails, spatial, strict=True)
         if tail is not None
     )
     return refuse(
@@ -231,8 +243,8 @@ def warp(facts: Facts) -> Judgement | None:
     facts.findings["warp"] = list(warp.largest)
     axis = int(np.argmax(warp.largest))
     reason = (
-        f"positions are displaced by amounts of their own, {warp.largest[axis]:.2g} "
-        f"{unit(warp.largest)} (rms) along spatial axis {axis} about any line, which explains "
+        f"{AXES[len(warp.largest)][axis][0]}s are displaced by amounts of their own, "
+        f"{warp.largest[axis]:.2g} {unit(warp.largest)} (rms) about any line, which explains "
         f"{warp.explained:.0%} of the squared error of other samples: coordinates held in fp16; "
         "keep the grid in fp32 or relative to the position, or tile the input"
     )

@@ -39,12 +39,15 @@ class Threshold:
         What they became; not finite where they overflowed.
     share : float
         Of all values, how many lie beyond.
+    other : Threshold or None
+        What holds below zero, where something does on both sides of it.
     """
 
     kind: Literal["limit", "cliff", "flush"]
     threshold: float
     value: float
     share: float
+    other: Threshold | None = None
 
 
 def find_threshold(
@@ -102,7 +105,8 @@ def find_threshold(
             kind: Literal["limit", "cliff"] = "cliff" if is_one and high.value != 0 else "limit"
             if "cliff" in {high.kind, low.kind} and high.value != 0:
                 kind = "cliff"
-            return Threshold(kind, high.threshold, high.value, high.share + low.share)
+            share = high.share + low.share
+            return Threshold(kind, high.threshold, high.value, share, other=low)
     return None
 
 

@@ -14,6 +14,7 @@ from convcal.estimation.judgement import Judgement, conclude, helps, refuse, tri
 from convcal.estimation.registration import Registration
 from convcal.estimation.structure import CLEAR_GROWTH, Growth
 from convcal.estimation.validity import Validity
+from convcal.words import AXES
 
 __all__ = ["judge"]
 
@@ -397,7 +398,7 @@ def _searched(facts: Facts) -> str:
     limits = " x ".join(str(limit) for limit in facts.limits)
     return (
         f"at no shift up to {limits} {unit(facts.limits)} either way (search further with "
-        "max_shift, --max-shift)"
+        "--max-shift (max_shift=))"
     )
 
 
@@ -418,16 +419,29 @@ def _is_repetition(growth: Growth, found: Registration | None) -> bool:
 
 
 def _scale(facts: Facts, growth: Growth) -> Judgement:
-    axis = int(np.argmax(np.abs(growth.growth)))
     _note(facts, growth)
+    spatial = facts.reference.shape[2:]
+    grown = " and ".join(
+        f"by {pixels:+.3g} {unit(spatial)} over {size} {noun}s (zero at {noun} {place:.4g})"
+        for (noun, _, _), pixels, size, place in zip(
+            AXES[len(spatial)], growth.growth, spatial, growth.fixed_point, strict=True
+        )
+        if pixels
+    )
+    scales = [t.share for t in facts.choice.trials if t.candidate.resampling is not None]
+    undone = (
+        f"undoing it takes away {max(scales):.0%} of the squared error on held-out data, which "
+        "does not prove it: give more samples, or some with more detail"
+        if scales
+        else "no scale could be fitted: let --model (model=) be auto or scale, or give more samples"
+    )
     return refuse(
         facts,
         "not-correctable",
         "scale",
-        f"the shift grows by {growth.growth[axis]:+.3g} {unit(growth.growth)} along spatial axis "
-        f"{axis} "
-        f"({growth.sigmas:.0f} standard errors over {growth.n_blocks} blocks), zero at "
-        f"position {growth.fixed_point[axis]:.4g}: a change of scale, not a shift",
+        f"the shift grows {grown}, {growth.sigmas:.0f} standard errors over {growth.n_blocks} "
+        f"blocks: a change of scale, not a shift; {undone}; or mend the operation that resamples: "
+        "state its sampling mode, keep it in fp32, or tile what it works on",
     )
 
 

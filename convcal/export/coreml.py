@@ -8,7 +8,7 @@ import warnings
 from typing import TYPE_CHECKING, Any
 
 import convcal
-from convcal.cautions import warn_of_uncorrected
+from convcal.cautions import warn_of_overflow, warn_of_uncorrected
 from convcal.coreml.describe import describe, function_description
 from convcal.coreml.package import Package, read_package
 from convcal.coreml.patch import append_corrections
@@ -113,6 +113,7 @@ def export_coreml(
 
     saved = patched.save(target, force=force, check=check)
     warn_of_uncorrected(calibration)
+    warn_of_overflow(calibration, precision=precision)
     return saved
 
 

@@ -7,15 +7,16 @@ import importlib.resources
 import math
 import os
 import runpy
+import warnings
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from convcal.calibration import Calibration
-from convcal.cautions import warn_of_uncorrected
+from convcal.cautions import warn_of_overflow, warn_of_uncorrected
 from convcal.correction import Correction, Precision
-from convcal.errors import InputError, SelfCheckError
+from convcal.errors import ConvcalWarning, InputError, SelfCheckError
 from convcal.files import staged
 
 __all__ = ["export_python"]
@@ -140,6 +141,7 @@ def export_python(
                 "it was not kept; please report this"
             ) from error
     warn_of_uncorrected(calibration)
+    warn_of_overflow(calibration, precision=precision)
     return Path(target)
 
 
@@ -163,7 +165,11 @@ def _entry(correction: Correction, precision: Precision) -> dict[str, Any]:
     lengths = [min(size, (0, 72, 40, 16)[n_spatial]) for size in correction.spatial_shape]
     if correction.row_stride is not None:
         lengths[-1] = correction.spatial_shape[-1]  # rows keep their length
-    sizes = iter(length + sum(ends) for length, ends in zip(lengths, correction.crop, strict=True))
+    cropped = [sum(ends) for ends in correction.crop]
+    if [*map(sum, zip(lengths, cropped, strict=True))] == [*correction.spatial_shape]:
+        # It must not look like an output that is not too long.
+        lengths = [n - (c > 0) for n, c in zip(lengths, cropped, strict=True)]
+    sizes = iter(map(sum, zip(lengths, cropped, strict=True)))
     n_axes = n_spatial
     n_axes += sum(axis is not None for axis in (correction.batch_axis, correction.channel_axis))
     shape = tuple(
@@ -181,7 +187,9 @@ def _entry(correction: Correction, precision: Precision) -> dict[str, Any]:
             f"{_LARGEST_PROBE} values are accepted: apply it with 'convcal apply'"
         )
     probe = (np.arange(math.prod(shape), dtype=np.int64) * 37 % 101).reshape(shape)
-    corrected = correction.apply(probe.astype(correction.dtype), precision=precision)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvcalWarning)  # that the probe is too large
+        corrected = correction.apply(probe.astype(correction.dtype), precision=precision)
     step = max(1, corrected.size // 16) | 1
     return {
         "arguments": correction.as_arguments(),

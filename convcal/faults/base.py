@@ -92,6 +92,9 @@ class ArrayFault(Fault):
     the output.
     """
 
+    _is_of_buffer: ClassVar[bool] = False
+    """Whether it sees the elements as they follow each other, of one sample at a time."""
+
     def apply(
         self, y: NDArray[Any], *, channel_axis: int | None = 1, batch_axis: int | None = 0
     ) -> NDArray[Any]:
@@ -100,9 +103,10 @@ class ArrayFault(Fault):
         Parameters
         ----------
         y : ndarray
-            The output of one prediction; it is left as it is.
+            The output of one prediction, or of several along `batch_axis`; it is left as it is.
         channel_axis, batch_axis : int or None
-            The axes of `y` that are not spatial.
+            The axes of `y` that are not spatial. Each index of the batch axis is a sample with a
+            buffer of its own: nothing runs on from one into the next.
 
         Returns
         -------
@@ -132,7 +136,14 @@ class ArrayFault(Fault):
         spatial = tuple(axis for axis in range(y.ndim) if axis not in others.values())
         # NaN and infinities go where arithmetic takes them, and values too large to infinity.
         with np.errstate(over="ignore", invalid="ignore"):
-            distorted = np.asarray(self._distort(y, others.get("channel"), spatial))
+            channel, batch = others.get("channel"), others.get("batch")
+            if self._is_of_buffer and batch is not None and y.shape[batch] > 1:
+                parts = np.split(y, y.shape[batch], axis=batch)
+                distorted = np.concatenate(
+                    [self._distort(part, channel, spatial) for part in parts], axis=batch
+                )
+            else:
+                distorted = np.asarray(self._distort(y, channel, spatial))
         return distorted.astype(y.dtype, copy=False)  # in its byte order
 
     @abstractmethod

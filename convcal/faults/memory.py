@@ -19,8 +19,8 @@ class RowStride(ArrayFault):
     """A buffer with padded rows is read as if it had none, so that rows are sheared.
 
     Each row occupies a multiple of 64 bytes, ``64 * ceil(width * itemsize / 64)``; the reader
-    takes the elements one after the other. The last rows are lost. Rows that fill their bytes
-    are read rightly.
+    takes the elements one after the other. The last rows of each sample are lost. Rows that fill
+    their bytes are read rightly.
 
     Parameters
     ----------
@@ -41,6 +41,7 @@ class RowStride(ArrayFault):
     """
 
     name = "row-stride"
+    _is_of_buffer = True
     fill: Literal["zero", "random"] = "zero"
     seed: int = 0
 
@@ -62,12 +63,12 @@ class RowStride(ArrayFault):
 
 @dataclass(frozen=True)
 class FlatOffset(ArrayFault):
-    """The buffer is read from the wrong element on: ``y.flat[i] = y.flat[i - displacement]``.
+    """A buffer is read from the wrong element on: ``y.flat[i] = y.flat[i - displacement]``.
 
     Parameters
     ----------
     displacement : int
-        How many elements too far the content sits in the flat buffer, batch, channels and all.
+        How many elements too far the content sits in the flat buffer of a sample, channels and all.
     fill : {"zero", "random"}
         What comes into view at the end of the buffer. Random values are normal, with the mean
         and the spread of the output.
@@ -87,6 +88,7 @@ class FlatOffset(ArrayFault):
     """
 
     name = "flat-offset"
+    _is_of_buffer = True
     displacement: int = 1
     fill: Literal["zero", "random"] = "zero"
     seed: int = 0

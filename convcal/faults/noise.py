@@ -110,6 +110,7 @@ class PrefixOnly(ArrayFault):
     """
 
     name = "prefix-only"
+    _is_of_buffer = True
     length: int = 4
     along: Literal["flat", "last"] = "last"
     seed: int = 0

@@ -9,6 +9,7 @@ import os
 import platform
 from collections.abc import Generator, Iterator, Sequence
 from concurrent.futures import Executor
+from numbers import Integral
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,7 @@ from convcal.fitting.workers import SHARDS_AT_ONCE, process_executor, shard_stat
 from convcal.layout import OutputAxes
 from convcal.pair_sources import Data, Model, PairSource, Progress
 from convcal.pairs import Axes, PairJoiner
+from convcal.runtime.faults import warn_of_idle
 from convcal.words import TIMEOUT
 
 __all__ = ["fit", "fit_captures"]
@@ -187,8 +189,8 @@ def _fit(
     resume: bool,
     progress: Progress | None,
 ) -> Calibration:
-    if n_jobs < 1:
-        raise InputError(f"n_jobs is {n_jobs}; a whole number of at least 1 is accepted")
+    if isinstance(n_jobs, bool) or not isinstance(n_jobs, Integral) or n_jobs < 1:
+        raise InputError(f"n_jobs is {n_jobs!r}; a whole number of at least 1 is accepted")
     if resume and checkpoint is None:
         raise InputError("there is nothing to resume without a checkpoint; give its path")
     place = None if checkpoint is None else check_checkpoint(checkpoint, resume=resume)
@@ -213,13 +215,17 @@ def _fit(
                         kept.offer(state)
     if is_shared:
         states = _states_of_shards(shared, state.n_samples, n_samples, n_jobs, executor)
+        idle: list[set[str]] = []
         with contextlib.closing(states), _kept(kept, state):
-            for part in states:
+            for part, idle_faults in states:
                 state.merge(part)
+                idle.append(set(idle_faults))
                 if kept:
                     kept.offer(state)
                 if progress:
                     progress(state.n_samples, n_samples)
+        # As the runner itself warns where it runs here.
+        warn_of_idle(sorted(set.intersection(*idle)) if idle else ())
     calibration = _calibration(state, provenance)
     if kept:
         kept.remove()
@@ -228,7 +234,7 @@ def _fit(
 
 def _states_of_shards(
     job: Job, n_done: int, n_samples: int, n_jobs: int, executor: Executor | None
-) -> Generator[FitState, None, None]:
+) -> Generator[tuple[FitState, tuple[str, ...]], None, None]:
     """Give the states of what is not done yet, worked out by other processes."""
     shards = [(max(start, n_done), stop) for start, stop in plan_shards(n_samples) if stop > n_done]
     if executor is not None:

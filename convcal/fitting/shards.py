@@ -189,7 +189,7 @@ def fit_range(
         yield state.n_samples
 
 
-def fit_shard(job: Job, start: int, stop: int) -> bytes:
+def fit_shard(job: Job, start: int, stop: int) -> tuple[bytes, tuple[str, ...]]:
     """Fit on some of the samples: what a worker does.
 
     Parameters
@@ -203,11 +203,14 @@ def fit_shard(job: Job, start: int, stop: int) -> bytes:
     -------
     bytes
         As of `FitState.to_bytes`.
+    tuple of str
+        The emulated faults that changed no output of this shard, nor of those before it here.
     """
     state = FitState(job.options)
-    for _ in fit_range(job, _opened(job), start=start, stop=stop, state=state):
+    source = _opened(job)
+    for _ in fit_range(job, source, start=start, stop=stop, state=state):
         pass
-    return state.to_bytes()
+    return state.to_bytes(), source.idle_faults
 
 
 class _Opened(threading.local):

@@ -30,7 +30,7 @@ TRIES = 3
 
 def shard_states(
     job: Job, shards: Sequence[tuple[int, int]], *, executor: Executor, n_at_once: int
-) -> Generator[FitState, None, None]:
+) -> Generator[tuple[FitState, tuple[str, ...]], None, None]:
     """Fit on shards, in any process, and give their states in the order of the shards.
 
     Parameters
@@ -46,7 +46,8 @@ def shard_states(
 
     Yields
     ------
-    FitState
+    (FitState, tuple of str)
+        With the emulated faults that changed nothing.
 
     Raises
     ------
@@ -56,7 +57,7 @@ def shard_states(
         What the work itself raised.
     """
     waiting = deque(shards)
-    running: deque[tuple[tuple[int, int], Future[bytes]]] = deque()
+    running: deque[tuple[tuple[int, int], Future[tuple[bytes, tuple[str, ...]]]]] = deque()
     n_failed = 0
     try:
         while waiting or running:
@@ -65,7 +66,7 @@ def shard_states(
                 running.append((shard, executor.submit(fit_shard, job, *shard)))
             shard, future = running[0]
             try:
-                content = future.result()
+                content, idle_faults = future.result()
             except (ConvcalError, BrokenProcessPool):
                 raise
             except Exception:
@@ -76,7 +77,7 @@ def shard_states(
                 continue
             n_failed = 0
             running.popleft()
-            yield FitState.from_bytes(content, job.options)
+            yield FitState.from_bytes(content, job.options), idle_faults
     except ConvcalError:
         raise
     except BrokenProcessPool as error:

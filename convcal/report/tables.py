@@ -22,6 +22,7 @@ from convcal.report.text import (
     describe_displacement,
     describe_margins,
     describe_scale,
+    in_flags,
     number,
     plain,
     printable,
@@ -130,7 +131,7 @@ class _Indented:
 def _verdict(name: str, output: OutputCalibration) -> Text:
     text = Text(f"{printable(name)}: ", style="bold")
     text.append(output.verdict, style=_STYLES[output.verdict])
-    text.append(f" - {plain(output.reason)}", style="not bold")
+    text.append(f" - {plain(in_flags(output.reason))}", style="not bold")
     return text
 
 

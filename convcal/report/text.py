@@ -4,19 +4,25 @@
 from __future__ import annotations
 
 import math
+import re
 import unicodedata
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from convcal.words import AXES
+
 if TYPE_CHECKING:
     from convcal.correction import Correction
+    from convcal.layout import Layout
 
 __all__ = [
+    "describe_axes",
     "describe_channels",
     "describe_crop",
     "describe_displacement",
     "describe_margins",
     "describe_scale",
+    "in_flags",
     "number",
     "plain",
     "printable",
@@ -26,15 +32,12 @@ LONGEST_NAME = 48
 MOST_CHANNELS = 8
 """So many changed channels are named one by one."""
 _TOO_FAR = {
-    1: (("late", "early"),),
-    2: (("far down", "far up"), ("far right", "far left")),
+    "sample": ("late", "early"),
+    "plane": ("far back", "far to the front"),
+    "row": ("far down", "far up"),
+    "column": ("far right", "far left"),
 }
-"""By how many spatial axes: what content is too much of when it is displaced by + and by -."""
-_MARGINS = {
-    1: (("sample", "start", "end"),),
-    2: (("row", "top", "bottom"), ("column", "left", "right")),
-}
-"""By how many spatial axes: what is lost, and where."""
+"""What content is too much of when it is displaced by + and by - along an axis."""
 
 
 def plain(text: str) -> str:
@@ -66,6 +69,11 @@ def _escape(character: str) -> str:
     return character.encode("unicode_escape").decode("ascii")
 
 
+def in_flags(message: str) -> str:
+    """Leave out of a message what a flag is called in Python, as in '--append (append=True)'."""
+    return re.sub(r"(--[a-z-]+(?: [A-Z]+)?) \([a-z_]+=\w*\)", r"\1", message)
+
+
 def number(value: float | str, *, digits: int = 4) -> str:
     """Give a metric in few digits; infinities may be text, as in a calibration file."""
     if isinstance(value, str):
@@ -73,6 +81,35 @@ def number(value: float | str, *, digits: int = 4) -> str:
     if math.isinf(value):
         return "∞" if value > 0 else "-∞"
     return f"{value:.{digits}g}"
+
+
+def describe_axes(shape: Sequence[int], layout: Layout) -> str:
+    """Say what the axes of an output are taken for.
+
+    Parameters
+    ----------
+    shape : sequence of int
+        Of one sample's output.
+    layout : Layout
+        Which of its axes are batch and channels.
+
+    Returns
+    -------
+    str
+        As ``'1 batch, 3 channels, 64 rows, 48 columns'``.
+    """
+    names = iter(AXES.get(len(layout.spatial_shape(shape)), ()))
+    parts = []
+    for axis, size in enumerate(shape):
+        if axis == layout.batch_axis:
+            noun = "batch"
+        elif axis == layout.channel_axis:
+            noun = "channel" if size == 1 else "channels"
+        else:
+            name = next(names, ("position", "", ""))[0]
+            noun = name if size == 1 else f"{name}s"
+        parts.append(f"{size} {noun}")
+    return ", ".join(parts) or "a single value"
 
 
 def describe_displacement(correction: Correction) -> str:
@@ -87,23 +124,16 @@ def describe_displacement(correction: Correction) -> str:
     -------
     str
         As ``'the observed content sits 4 px too far down and 4 px too far right'``; a shift of
-        -4 undoes a displacement of +4. In 2-D the axes are taken for rows and columns, in 1-D
-        for time.
+        -4 undoes a displacement of +4. The axes are called as in `convcal.words.AXES`.
     """
-    n_axes = len(correction.shift)
-    unit = "samples" if n_axes == 1 else "px"
+    names = AXES[len(correction.shift)]
     parts = []
-    for axis, shift in enumerate(correction.shift):
-        if not shift:
-            continue
-        if n_axes in _TOO_FAR:
-            forward, backward = _TOO_FAR[n_axes][axis]
-            where = f"too {forward if shift < 0 else backward}"
-        else:
-            where = f"too far towards the {'end' if shift < 0 else 'start'} of spatial axis {axis}"
-        amount = abs(shift)
-        noun = "sample" if unit == "samples" and amount == 1 else unit
-        parts.append(f"{amount:.5g} {noun} {where}")
+    for (noun, _, _), shift in zip(names, correction.shift, strict=True):
+        if shift:
+            amount = abs(shift)
+            unit = "px" if len(names) > 1 else noun if amount == 1 else f"{noun}s"
+            forward, backward = _TOO_FAR[noun]
+            parts.append(f"{amount:.5g} {unit} too {forward if shift < 0 else backward}")
     return "the observed content sits " + " and ".join(parts)
 
 
@@ -130,13 +160,9 @@ def describe_crop(correction: Correction) -> str:
 
 
 def _ends(pairs: Sequence[tuple[int, int]]) -> str:
-    names = _MARGINS.get(len(pairs))
     parts = []
-    for axis, (start, end) in enumerate(pairs):
+    for (unit, first, last), (start, end) in zip(AXES[len(pairs)], pairs, strict=True):
         if start or end:
-            unit, first, last = (
-                names[axis] if names else ("position", f"start of spatial axis {axis}", "end")
-            )
             plural = "s" if start != 1 else ""
             parts.append(f"{start} {unit}{plural} at the {first} and {end} at the {last}")
     return ", ".join(parts)
@@ -148,7 +174,7 @@ def describe_scale(correction: Correction) -> list[str]:
     Parameters
     ----------
     correction : Correction
-        Of any number of spatial axes.
+        Of up to three spatial axes.
 
     Returns
     -------
@@ -156,20 +182,20 @@ def describe_scale(correction: Correction) -> list[str]:
         A line per axis that is scaled, as ``'scale 1.0005 about column 0: the observed content is
         stretched by 0.5 px over 1024 columns'``; a scale below 1 undoes a squeeze.
     """
-    names = _MARGINS.get(len(correction.scale))
     lines = []
-    for axis, (size, scale, origin) in enumerate(
-        zip(correction.spatial_shape, correction.scale, correction.origin, strict=True)
+    for (unit, _, _), size, scale, origin in zip(
+        AXES[len(correction.scale)],
+        correction.spatial_shape,
+        correction.scale,
+        correction.origin,
+        strict=True,
     ):
-        if scale == 1:
-            continue
-        unit = names[axis][0] if names else "position"
-        where = "" if names else f" of spatial axis {axis}"
-        lines.append(
-            f"scale {scale:.7g} about {unit} {origin:.5g}{where}: the observed content is "
-            f"{'stretched' if scale > 1 else 'squeezed'} by {abs(scale - 1) * size:.3g} "
-            f"{'samples' if len(correction.scale) == 1 else 'px'} over {size} {unit}s"
-        )
+        if scale != 1:
+            lines.append(
+                f"scale {scale:.7g} about {unit} {origin:.5g}: the observed content is "
+                f"{'stretched' if scale > 1 else 'squeezed'} by {abs(scale - 1) * size:.3g} "
+                f"{'samples' if len(correction.scale) == 1 else 'px'} over {size} {unit}s"
+            )
     return lines
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     from convcal.runtime.runner import Runner
     from convcal.runtime.translation.graph import Graph
 
-__all__ = ["Distortion", "FaultyRunner", "MovedCrop", "operation_faults"]
+__all__ = ["Distortion", "FaultyRunner", "MovedCrop", "operation_faults", "warn_of_idle"]
 
 
 @dataclass(frozen=True)
@@ -92,6 +92,11 @@ class FaultyRunner:
         """What runs the model, and which faults are emulated."""
         faults = "; ".join(str(fault) for fault in self._faults)
         return MappingProxyType({**self._runner.provenance, "faults": faults})
+
+    @property
+    def idle_faults(self) -> tuple[str, ...]:
+        """The faults that changed no output of any sample so far."""
+        return self._distortion.idle
 
     def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run one sample and distort its outputs."""
@@ -161,19 +166,29 @@ class Distortion:
         self._n_runs += 1
         return result
 
-    def warn_of_idle(self) -> None:
-        """Say once which faults changed no output of any sample.
+    @property
+    def idle(self) -> tuple[str, ...]:
+        """The faults that changed no output of any sample yet; none before there was one."""
+        return tuple(str(fault) for fault in self._idle)
 
-        Warns
-        -----
-        ConvcalWarning
-            If there is one, and there were samples.
-        """
-        idle, self._idle = self._idle, []
-        for fault in idle:
-            warnings.warn(
-                f"the emulated fault '{fault}' changes no output of these samples; the outputs "
-                "are those without it",
-                ConvcalWarning,
-                stacklevel=3,
-            )
+    def warn_of_idle(self) -> None:
+        """Say once which faults changed no output of any sample; see `warn_of_idle`."""
+        idle, self._idle = self.idle, []
+        warn_of_idle(idle)
+
+
+def warn_of_idle(faults: Iterable[str]) -> None:
+    """Say which faults changed no output of any sample.
+
+    Warns
+    -----
+    ConvcalWarning
+        For each of them.
+    """
+    for fault in faults:
+        warnings.warn(
+            f"the emulated fault '{fault}' changes no output of these samples; the outputs "
+            "are those without it",
+            ConvcalWarning,
+            stacklevel=4,
+        )

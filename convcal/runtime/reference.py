@@ -118,6 +118,11 @@ class ReferenceRunner:
             entries["faults"] = "; ".join(str(fault) for fault in self._faults)
         return MappingProxyType(entries)
 
+    @property
+    def idle_faults(self) -> tuple[str, ...]:
+        """The faults that changed no output of any sample so far."""
+        return self._distortion.idle
+
     def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run one sample.
 

@@ -173,7 +173,7 @@ class WorkerProcess:
     def _timeout_message(self, doing: str) -> str:
         return (
             f"{doing}: no answer within {self._timeout:g} s, so it was ended; allow more time "
-            f"(timeout=) or other compute units{self._last_words()}"
+            f"with --timeout (timeout=) or other compute units{self._last_words()}"
         )
 
     def _end_message(self, doing: str) -> str:

@@ -115,7 +115,7 @@ def captured(folder):
     def make(reference, observed, *, path=folder / "net.capture", name="y"):
         for role, array in (("reference", reference), ("observed", observed)):
             file = folder / f"{role}.npz"
-            np.savez(file, **{name: array})
+            np.savez(file, **{f"sample-{n}/{name}": each for n, each in enumerate(array)})
             words = ("capture", "--import", file, "--role", role, "-o", path)
             assert main([str(word) for word in words]) == 0
             file.unlink()

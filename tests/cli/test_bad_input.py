@@ -201,8 +201,8 @@ def test_constant_outputs_are_no_ground_for_a_correction(convcal, captured):
 
 
 def test_captures_whose_roles_do_not_match(refused, folder, convcal):
-    np.savez("reference.npz", y=np.zeros((3, 1, 2, 8), np.float32))
-    np.savez("observed.npz", y=np.zeros((3, 1, 2, 9), np.float32))
+    np.savez("reference.npz", y=np.zeros((3, 2, 8), np.float32))
+    np.savez("observed.npz", y=np.zeros((3, 2, 9), np.float32))
     words = ("capture", "--import")
     first = convcal(*words, "reference.npz", "--role", "reference", "-o", "net.capture")
     assert first.code == 0

@@ -70,7 +70,11 @@ def test_ctrl_c_in_the_middle_leaves_nothing_behind(folder, pair, verb, sent):
     process.send_signal(sent)
     out, err = process.communicate(timeout=30)
     assert process.returncode == 130
-    assert err == "error: interrupted; nothing half-written is left\n"
+    how_to_go_on = {
+        "fit": "nothing was kept of the fit yet; run the same command again\n",
+        "capture": "no sample was recorded yet; run the same command again\n",
+    }.get(verb, "")
+    assert err == f"{how_to_go_on}error: interrupted; nothing half-written is left\n"
     if verb == "capture":
         document = json.loads(out)
         assert document["status"] == "interrupted"

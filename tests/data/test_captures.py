@@ -475,10 +475,39 @@ def test_stacked_outputs_take_the_names_of_the_other_role(tmp_path, stacked):
 
 
 def test_stacked_outputs_alone_are_numbered(tmp_path):
-    np.savez(tmp_path / "o.npz", y=Y, z=Y[:, 0, 0])
+    np.savez(tmp_path / "o.npz", y=Y[..., None], z=Y[:, 0, 0])
     capture = import_outputs(tmp_path / "o.npz", tmp_path / "c", role="observed", provenance={})
     assert capture.samples == tuple(f"sample-{index}" for index in range(5))
-    np.testing.assert_array_equal(capture.read("observed", "z"), Y[:, 0, 0])
+    np.testing.assert_array_equal(capture.read("observed", "y"), Y[..., None])
+    np.testing.assert_array_equal(capture.read("observed", "z"), Y[:, 0, :1])
+
+
+@pytest.mark.parametrize(
+    ("shape", "dtype", "own"),
+    [
+        ((5, 3, 8, 9), np.float32, (1, 3, 8, 9)),
+        ((5, 3, 8), np.float16, (1, 3, 8)),
+        ((5, 7), np.float32, (1, 7)),
+        ((5,), np.float32, (1,)),
+        ((5, 2, 4, 8, 9), np.float32, (1, 2, 4, 8, 9)),
+        ((5, 1, 3, 8, 9), np.float32, (1, 3, 8, 9)),
+        ((5, 8, 9, 3), np.uint8, (8, 9, 3)),
+        ((5, 8, 9), np.uint8, (8, 9)),
+        ((5, 3, 8, 9), np.uint8, (1, 3, 8, 9)),
+    ],
+)
+def test_each_sample_of_a_stack_keeps_its_batch_axis(tmp_path, shape, dtype, own):
+    stack = (RANDOM.random(shape) * 100).astype(dtype)
+    np.savez(tmp_path / "o.npz", y=stack)
+    capture = import_outputs(tmp_path / "o.npz", tmp_path / "c", role="reference", provenance={})
+    np.testing.assert_array_equal(capture.read("reference", "y"), stack.reshape(5, *own))
+
+
+@pytest.mark.parametrize("shape", [(5, 1, 8, 9), (5, 1, 8)])
+def test_a_stack_whose_axis_of_one_may_be_batch_or_channel_is_refused(tmp_path, shape):
+    np.savez(tmp_path / "o.npz", y=np.ones(shape, np.float32))
+    with refused(tmp_path, str(shape), "batch", "SAMPLE/OUTPUT", error=InputError):
+        import_outputs(tmp_path / "o.npz", tmp_path / "c", role="reference", provenance={})
 
 
 def test_one_stacked_sample_may_lack_the_sample_axis(tmp_path):
@@ -489,8 +518,8 @@ def test_one_stacked_sample_may_lack_the_sample_axis(tmp_path):
 
 
 def test_an_output_that_the_import_lacks_is_named_with_a_way_out(tmp_path):
-    np.savez(tmp_path / "both.npz", y=Y, mask=Y)
-    np.savez(tmp_path / "one.npz", y=Y)
+    np.savez(tmp_path / "both.npz", y=Y[:, 0], mask=Y[:, 0])
+    np.savez(tmp_path / "one.npz", y=Y[:, 0])
     import_outputs(tmp_path / "both.npz", tmp_path / "c", role="reference", provenance={})
     with refused(tmp_path, "lacks output 'mask'", "convcal run --outputs", error=InputError):
         import_outputs(tmp_path / "one.npz", tmp_path / "c", role="observed", provenance={})
@@ -525,10 +554,10 @@ def test_outputs_that_do_not_match_the_other_role_are_refused(tmp_path, tensors,
 @pytest.mark.parametrize(
     ("tensors", "parts"),
     [
-        ({"y": Y, "z": Y[:3]}, ["unequal numbers of samples: 'y' 5, 'z' 3"]),
+        ({"y": Y[:, 0], "z": Y[:3, 0]}, ["unequal numbers of samples: 'y' 5, 'z' 3"]),
         ({"y": np.float32(1)}, ["array 'y' of", "scalar"]),
         ({"../y": Y}, ["'..' cannot be the name of a sample"]),
-        ({"y": Y[:0]}, ["no samples to record"]),
+        ({"y": Y[:0, 0]}, ["no samples to record"]),
     ],
 )
 def test_outputs_that_cannot_be_imported_are_named(tmp_path, tensors, parts):

@@ -396,5 +396,35 @@ def test_imports_are_added_by_the_names_of_their_samples(tmp_path):
     np.savez(file, y=Y)
     with refused(path, "does not name its samples", error=InputError):
         import_outputs(file, path, role="reference", provenance={}, append=True)
-    with refused(path, "one of the two", error=InputError):
+    with refused(path, "not both", error=InputError):
         import_outputs(file, path, role="reference", provenance={}, append=True, force=True)
+
+
+WRITER = """
+import sys, time, numpy as np
+from convcal.data.growing import record_role
+with record_role(sys.argv[1], "reference", provenance={}) as grower:
+    grower.append("s0", {"y": np.ones((1, 2, 3), np.float32)})
+    grower.commit()
+    print("writing", flush=True)
+    time.sleep(60)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows has no such locks")
+def test_a_second_writer_is_refused_and_a_killed_one_leaves_no_lock(tmp_path):
+    path = tmp_path / "c"
+    first = subprocess.Popen([sys.executable, "-c", WRITER, path], stdout=subprocess.PIPE)
+    assert first.stdout.readline() == b"writing\n"
+    for force in (False, True):
+        second = record_role(path, "reference", provenance={}, append=not force, force=force)
+        with refused(tmp_path, f"another process ({first.pid}) is writing", error=InputError):
+            second.__enter__()
+    with record_role(path, "observed", provenance={}) as grower:  # the other role is free
+        grower.append("s0", {"y": np.zeros((1, 2, 3), np.float32)})
+    first.kill()
+    first.communicate()
+    with record_role(path, "reference", provenance={}, append=True) as grower:
+        grower.append("s0", {"y": np.ones((1, 2, 3), np.float32)})
+    assert not [*tmp_path.glob("*.lock")]
+    assert open_capture(path).roles == ("reference", "observed")

@@ -3,6 +3,8 @@
 
 from __future__ import annotations
 
+import re
+
 import numpy as np
 import pytest
 from estimation.expectations import assert_identity
@@ -129,6 +131,24 @@ def test_a_few_values_beyond_a_limit_are_saturation(limit, to, is_positive):
     reference *= 1.1 * limit / np.abs(reference).max()
     result = estimate(reference, parse_fault(f"saturate:limit={limit},to={to}").apply(reference))
     assert (result.verdict, result.family) == ("not-correctable", "saturation"), result.reason
+
+
+def test_the_values_that_are_saturated_are_told_in_plain_words():
+    reference = outputs("pink").astype(np.float64)
+    reference *= 1.2 * 4094 / np.abs(reference).max()
+    both = estimate(reference, np.clip(reference, -4094, 4094)).reason
+    above = estimate(np.abs(reference), np.clip(np.abs(reference), 0, 4094)).reason
+    assert re.match(r"where the reference is 4\d{3}\S* or more, the observed output is 4094", above)
+    low = r"; where the reference is -4\d{3}\S* or less, the observed output is -4094"
+    assert re.search(low, both)
+
+
+def test_axes_are_called_rows_and_columns():
+    reference = outputs("pink", shape=(64, 48))
+    edge = estimate(reference, faulty("edge-gain:side=start", reference)).reason
+    assert "at the top, left" in edge
+    collapsed = estimate(reference, faulty("stride-collapse", reference)).reason
+    assert "from row 33 of 64 on, from column 25 of 48 on" in collapsed
 
 
 def test_zeros_in_the_place_of_large_positive_values_are_a_cliff():

@@ -75,3 +75,11 @@ def test_a_scale_is_undone_and_its_origin_located(shape, fixed, content):
         assert (found[0] - 1) * (size - 1) == pytest.approx(1.5, rel=0.03)
         assert found[1] == pytest.approx(true_origin, abs=0.03 * size)
     assert result.gain == pytest.approx((1.1,), rel=0.01)
+
+
+def test_a_scale_that_is_not_proven_names_every_axis_and_a_next_step():
+    pair = make_pair((64, 48), scale=(1.03, 0.97), origin=(31.5, 20.0), n_samples=4, n_channels=1)
+    result = estimate(pair.reference, pair.observed, model="affine")
+    assert (result.verdict, result.family) == ("not-correctable", "scale")
+    for words in ("over 64 rows", "over 48 columns", "be auto or scale", "keep it in fp32"):
+        assert words in result.reason

@@ -19,6 +19,7 @@ HOSTILE = '"""\n\\\x00\u2028\'; import os; os.abort()  # {0} %s \ud83d'
 
 
 @pytest.mark.filterwarnings("ignore:there is no correction:convcal.errors.ConvcalWarning")
+@pytest.mark.filterwarnings("ignore:.* are beyond 65504:convcal.errors.ConvcalWarning")
 @given(calibrations(small), st.sampled_from(["float32", "output"]))
 @settings(deadline=None, max_examples=40)
 def test_it_gives_the_bits_of_the_post_processor(tmp_path_factory, calibration, precision):

@@ -7,7 +7,7 @@ from faults.outputs import output
 from hypothesis import given
 from hypothesis import strategies as st
 
-from convcal.faults import FlatOffset, Overlong, RowStride, StrideCollapse
+from convcal.faults import FlatOffset, Overlong, PrefixOnly, RowStride, StrideCollapse
 
 
 def test_rows_are_sheared_by_the_padding_of_the_buffer():
@@ -38,6 +38,25 @@ def test_the_padding_can_hold_garbage():
     padding = zeros == 0
     np.testing.assert_array_equal(drawn[~padding], zeros[~padding])
     assert np.all(drawn[padding] != 0)
+
+
+@pytest.mark.parametrize(
+    "fault",
+    [
+        RowStride(),
+        RowStride(fill="random"),
+        FlatOffset(displacement=7),
+        PrefixOnly(along="flat"),
+    ],
+    ids=str,
+)
+@pytest.mark.parametrize("batch_axis", [0, 1, -1])
+def test_the_buffer_of_a_sample_does_not_run_on_into_the_next(fault, batch_axis):
+    y = np.moveaxis(output(3, 2, 5, 13), 0, batch_axis)
+    channel_axis = 1 if batch_axis == 0 else 0
+    axes = {"channel_axis": channel_axis, "batch_axis": batch_axis}
+    parts = [fault.apply(part, **axes) for part in np.split(y, 3, axis=batch_axis)]
+    np.testing.assert_array_equal(fault.apply(y, **axes), np.concatenate(parts, axis=batch_axis))
 
 
 @given(displacement=st.integers(-60, 60))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import time
+import warnings
 from pathlib import Path
 
 import numpy as np
@@ -119,6 +120,18 @@ def test_any_executor_will_do(small, n_jobs):
         calibration = fit_captures(path, options=OPTIONS, executor=executor, n_jobs=n_jobs)
     # All samples are kept, so there is nothing that could round differently.
     assert calibration.outputs == expected.outputs
+
+
+@pytest.mark.parametrize("n_jobs", [1, 2])
+def test_a_fault_that_changes_nothing_is_warned_of_with_workers_too(tmp_path, n_jobs):
+    data = np.random.default_rng(0).standard_normal((12, 1, 1, 4)).astype(np.float32)
+    np.savez(tmp_path / "data.npz", x=data)
+    faults = ("saturate:limit=1000", "int-shift:displacement=1")
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        fit(*PAIR, tmp_path / "data.npz", runtime="reference", emulate=faults, n_jobs=n_jobs)
+    (told,) = (str(w.message) for w in caught if "changes no output" in str(w.message))
+    assert "saturate:limit=1000" in told
 
 
 def test_loky_will_do(small):

@@ -6,13 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from convcal.correction import AxisFilter, Correction
+from convcal.layout import Layout
 from convcal.report.text import (
     LONGEST_NAME,
+    describe_axes,
     describe_channels,
     describe_crop,
     describe_displacement,
     describe_margins,
     describe_scale,
+    in_flags,
     number,
     plain,
     printable,
@@ -36,11 +39,8 @@ def shifted(*shift):
         ((3.0, 0.0), "3 px too far up"),
         ((0.0, 0.25), "0.25 px too far left"),
         (
-            (0.0, -2.0, 1.0),
-            (
-                "2 px too far towards the end of spatial axis 1"
-                " and 1 px too far towards the start of spatial axis 2"
-            ),
+            (1.0, -2.0, 1.0),
+            "1 px too far to the front and 2 px too far down and 1 px too far left",
         ),
     ],
 )
@@ -58,7 +58,7 @@ def test_a_displacement_is_the_opposite_of_its_shift(shift, words):
             (-4.0, 2.0),
             "0 rows at the top and 4 at the bottom, 2 columns at the left and 0 at the right",
         ),
-        ((0.0, 0.0, -1.0), "0 positions at the start of spatial axis 2 and 1 at the end"),
+        ((0.0, 0.0, -1.0), "0 columns at the left and 1 at the right"),
         ((0.0, 0.0), ""),
     ],
 )
@@ -80,12 +80,28 @@ def test_a_scale_is_a_stretch_or_a_squeeze_about_a_place():
     ]
     volume = Correction((8, 8, 64), scale=(1.0, 1.0, 1.25), origin=(0.0, 0.0, 1.0))
     assert describe_scale(volume) == [
-        (
-            "scale 1.25 about position 1 of spatial axis 2: the observed content is stretched by "
-            "16 px over 64 positions"
-        )
+        "scale 1.25 about column 1: the observed content is stretched by 16 px over 64 columns"
     ]
     assert describe_scale(shifted(1.0, 2.0)) == []
+
+
+@pytest.mark.parametrize(
+    ("message", "told"),
+    [
+        ("pass --append (append=True) or --force (force=True)", "pass --append or --force"),
+        ("with --margins CALIBRATION (margins=)", "with --margins CALIBRATION"),
+        ("try --max-shift (max_shift=)) or (x=1)", "try --max-shift) or (x=1)"),
+    ],
+)
+def test_what_a_flag_is_called_in_python_is_left_out_on_the_command_line(message, told):
+    assert in_flags(message) == told
+
+
+def test_axes_are_called_by_what_they_are_taken_for():
+    assert describe_axes((1, 3, 64, 1), Layout()) == "1 batch, 3 channels, 64 rows, 1 column"
+    assert describe_axes((8, 9, 3), Layout(None, 2)) == "8 rows, 9 columns, 3 channels"
+    assert describe_axes((1, 2, 8), Layout()) == "1 batch, 2 channels, 8 samples"
+    assert describe_axes((), Layout(None, None)) == "a single value"
 
 
 def test_a_crop_is_named_by_its_edges():
