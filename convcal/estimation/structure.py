@@ -11,9 +11,9 @@ from itertools import product
 import numpy as np
 from numpy.typing import NDArray
 
+from convcal.estimation.gaps import fill_invalid
 from convcal.estimation.overlap import score_shifts
 from convcal.estimation.refinement import refine_shift
-from convcal.estimation.registration import fill_invalid
 from convcal.estimation.standard import correlation
 
 __all__ = [
