@@ -42,20 +42,17 @@ def fill_invalid(
         np.ones(reference.shape, dtype=bool) if m is None else np.broadcast_to(m, reference.shape)
         for m in masks
     )
-    slopes = _slopes(reference, observed, shift, ref_valid, obs_valid)
-    moved, moved_valid = (
-        move(reference, shift),
-        move(ref_valid.astype(float), shift, is_mask=True) > 0.99,
-    )
-    filled_observed = np.where(obs_valid, observed, slopes * moved)
+    moved = move(reference, shift)
+    valid = obs_valid & (move(ref_valid.astype(float), shift, is_mask=True) > 0.99)
+    slope, level = _line(moved, observed, shift, valid)
+    filled_observed = np.where(obs_valid, observed, slope * moved + level)
     back = tuple(-s for s in shift)
+    related = slope != 0
+    inverse = np.where(related, 1 / np.where(related, slope, 1.0), 0.0)
     filled_reference = np.where(
-        ref_valid,
-        reference,
-        np.where(slopes == 0, 0.0, 1 / np.where(slopes == 0, 1, slopes))
-        * move(filled_observed, back),
+        ref_valid, reference, inverse * (move(filled_observed, back) - level)
     )
-    return filled_reference, filled_observed, obs_valid & moved_valid
+    return filled_reference, filled_observed, valid
 
 
 def move(array: Array, shift: tuple[float, ...], *, is_mask: bool = False) -> Array:
@@ -89,15 +86,22 @@ def move_whole(
     return observed, present
 
 
-def _slopes(
-    reference: Array, observed: Array, shift: tuple[float, ...], ref_valid: Mask, obs_valid: Mask
-) -> Array:
-    """Give observed over reference per channel, on the positions where both count."""
-    nearest = tuple(round(s) for s in shift)
-    cut_ref, cut_obs = overlap_slices(nearest, reference.shape[2:])
-    both = ref_valid[cut_ref] & obs_valid[cut_obs]
-    axes = (0, *range(2, reference.ndim))
-    ref, obs = np.where(both, reference[cut_ref], 0.0), np.where(both, observed[cut_obs], 0.0)
+def _line(
+    moved: Array, observed: Array, shift: tuple[float, ...], valid: Mask
+) -> tuple[Array, Array]:
+    """Give slope and level of the observed over the moved reference per channel."""
+    _, cut = overlap_slices(tuple(round(s) for s in shift), moved.shape[2:])
+    both, axes = valid[cut], (0, *range(2, moved.ndim))
+    count = np.maximum(both.sum(axis=axes, keepdims=True), 1)
+    ref_mean, obs_mean = (
+        np.where(both, array[cut], 0.0).sum(axis=axes, keepdims=True) / count
+        for array in (moved, observed)
+    )
+    ref, obs = (
+        np.where(both, array[cut] - mean, 0.0)
+        for array, mean in ((moved, ref_mean), (observed, obs_mean))
+    )
     power = np.square(ref).sum(axis=axes, keepdims=True)
-    slopes: Array = np.where(power > 0, (ref * obs).sum(axis=axes, keepdims=True), 0.0)
-    return slopes / np.where(power > 0, power, 1.0)
+    slope: Array = np.where(power > 0, (ref * obs).sum(axis=axes, keepdims=True), 0.0)
+    slope /= np.where(power > 0, power, 1.0)
+    return slope, obs_mean - slope * ref_mean
