@@ -26,7 +26,8 @@ from convcal.estimation.evidence import gather_evidence
 from convcal.estimation.facts import Facts
 from convcal.estimation.interpolation import Filter
 from convcal.estimation.metrics import Metrics, default_range, measure, measure_channels
-from convcal.estimation.registration import Registration, find_outliers, register
+from convcal.estimation.outliers import find_outliers
+from convcal.estimation.registration import Registration, register
 from convcal.estimation.rounding import RoundingLevel, rounding_level
 from convcal.estimation.selection import Choice, choose, corrected_without
 from convcal.estimation.splitting import content_order, split_samples, unit_labels

@@ -16,7 +16,7 @@ __all__ = ["Predictor", "border_variances", "predictors"]
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating[Any]]
 
-_ORDER = 8  # values that predict; 4 and 16 gave the same errors of the shift
+_ORDER = 8  # values that predict
 _RIDGE = 1e-6  # of the variance: fp16 noise and less, so that smooth content stays solvable
 _MANY = 2**12  # values of a stack that its covariance is taken from, about
 _LONGEST = 128  # of the pieces that are compared with themselves

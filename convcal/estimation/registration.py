@@ -7,11 +7,9 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-import scipy.ndimage
 from numpy.typing import NDArray
 
-from convcal.estimation.affine import fit_affine
-from convcal.estimation.interpolation import Filter, apply_filters, axis_filter
+from convcal.estimation.gaps import fill_invalid, overlay
 from convcal.estimation.overlap import (
     ShiftScores,
     local_minima,
@@ -20,10 +18,9 @@ from convcal.estimation.overlap import (
 )
 from convcal.estimation.phase import correlate_phases
 from convcal.estimation.refinement import Refinement, refine_shift
-from convcal.estimation.standard import MAD_TO_SIGMA
 from convcal.estimation.units import unit_covariance, unit_deviations
 
-__all__ = ["Line", "Registration", "fill_invalid", "find_outliers", "register"]
+__all__ = ["Line", "Registration", "register"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -46,7 +43,7 @@ _AS_GOOD = 0.05
 _BANDS = (1.0, 0.5, 0.3)
 # Pixels by which two bands may differ beyond noise: borders and gaps make as much.
 _AGREEMENT = 0.0012
-_MAX_FILLS, _SETTLED, _FILL_TAPS = 6, 0.0005, 12
+_MAX_FILLS, _SETTLED = 6, 0.0005
 # Fewer positions than this along an axis are moved by whole pixels.
 _LEAST_SIZE = 6
 
@@ -274,11 +271,11 @@ def _refine(
     -----
     The observed stack is moved by the whole pixels first, and what that exposes is filled from the
     reference, as gaps are. Left to prediction, its error would be content that the reference has:
-    correlated with the slopes, and so a bias (of 0.0024 px at 3 px, 32 x 32 and 10 dB).
+    correlated with the slopes, and so a bias, which pooling does not take away.
     """
-    whole = tuple(round(s) for s in start)
-    observed, present = _moved_whole(observed, whole, mask=masks[1])
-    masks = masks[0], present
+    overlaid = overlay(reference, observed, shift=start, masks=masks)
+    reference, observed, masks = overlaid.reference, overlaid.observed, overlaid.masks
+    whole = overlaid.whole
     has_masks = any(mask is not None for mask in masks)
     kept: tuple[Refinement, float, tuple[int, ...]] | None = None
     first = tuple(s - w for s, w in zip(start, whole, strict=True))
@@ -291,6 +288,7 @@ def _refine(
             valid: Mask | None = None
             if has_masks:
                 ref, obs, valid = fill_invalid(reference, observed, shift=shift, masks=masks)
+                valid = valid & overlaid.inside
             found = refine_shift(
                 ref, obs, start=shift, floor=floor, free=free, band=band, valid=valid
             )
@@ -304,95 +302,6 @@ def _refine(
             return kept
         kept = found, band, whole
     return kept
-
-
-def _moved_whole(
-    observed: Array, shift: tuple[int, ...], *, mask: Mask | None
-) -> tuple[Array, Mask | None]:
-    """Move a stack by whole pixels; tell which positions have a source that counts."""
-    if not any(shift):
-        return observed, mask
-    present = np.ones(observed.shape, dtype=bool) if mask is None else mask
-    for axis, pixels in enumerate(shift, start=2):
-        size = observed.shape[axis]
-        source = np.arange(size) - pixels
-        inside = ((source >= 0) & (source < size)).reshape(
-            (-1,) + (1,) * (observed.ndim - axis - 1)
-        )
-        source = np.clip(source, 0, size - 1)
-        observed = np.take(observed, source, axis=axis)
-        present = np.take(np.broadcast_to(present, observed.shape), source, axis=axis) & inside
-    return observed, present
-
-
-def find_outliers(
-    reference: Array,
-    observed: Array,
-    *,
-    shift: tuple[float, ...],
-    line: Line | None,
-    floor: Array,
-    masks: tuple[Mask | None, Mask | None],
-    slack: float,
-) -> Mask | None:
-    """Find observed values that lie far from the registered reference.
-
-    Parameters
-    ----------
-    reference, observed : ndarray of float64, shape (N, C, *spatial)
-    shift : tuple of float
-    line : Line or None
-        Gain and bias; None to take those of the majority.
-    floor, masks
-        As for `register`.
-    slack : float
-        Share of the range of the neighbours' values that is allowed beyond them: half of it while
-        the shift may be off, a tenth, what interpolation leaves, once outliers no longer pull it.
-
-    Returns
-    -------
-    ndarray of bool or None
-        None where they are fewer than one in a thousand, or where they are what varies.
-
-    Notes
-    -----
-    The reference between two positions lies, but for little, between the extremes of their
-    neighbours: a value is gross if it is 8 robust sigmas and the slack beyond those.
-    """
-    valid = np.isfinite(observed)
-    for mask in masks:
-        if mask is not None:
-            valid &= np.broadcast_to(mask, observed.shape)
-    column = (1, -1) + (1,) * len(shift)
-    moved = _moved(reference, shift)
-    if line is None:
-        majority = fit_affine(observed, moved, valid=valid, robust=True)
-        slope, intercept = majority.gain, majority.bias
-    else:
-        slope, intercept = line.slope, line.intercept
-    predicted = slope.reshape(column) * moved + intercept.reshape(column)
-    error = np.abs(observed - predicted)
-    low, high = (
-        f(predicted, size=(1, 1, *(3,) * len(shift)), mode="nearest")
-        for f in (scipy.ndimage.minimum_filter, scipy.ndimage.maximum_filter)
-    )
-    beyond = np.maximum(low - observed, observed - high) - slack * (high - low)
-    gross = np.zeros(observed.shape, dtype=bool)
-    for channel in range(observed.shape[1]):
-        kept = valid[:, channel]
-        values = error[:, channel][kept]
-        if not values.size:
-            continue
-        sigma = max(MAD_TO_SIGMA * float(np.median(values)), 20 * math.sqrt(floor[channel]))
-        gross[:, channel] = (beyond[:, channel] > 8 * sigma) & kept
-    share = gross.sum() / max(int(valid.sum()), 1)
-    if not 1e-3 < share < 0.4:
-        return None
-    # A channel of which they are most of the variance varies by them: they are its signal.
-    kept_power = np.square(np.where(gross | ~valid, 0.0, predicted)).sum()
-    if kept_power < 0.3 * np.square(np.where(valid, predicted, 0.0)).sum():
-        return None
-    return gross
 
 
 def _contradicts(low: Refinement, high: Refinement, free: tuple[int, ...]) -> bool:
@@ -461,71 +370,6 @@ def _identifiable(
         least = float((np.abs(weight) * floor.reshape(weight.shape)).sum()) * ref[:, 0].size
         result[axis] = power > 0 and own > max(0.02, noise) * power and own > least
     return tuple(result)
-
-
-def fill_invalid(
-    reference: Array,
-    observed: Array,
-    *,
-    shift: tuple[float, ...],
-    masks: tuple[Mask | None, Mask | None],
-) -> tuple[Array, Array, Mask]:
-    """Fill positions that do not count with what the other array says they should be.
-
-    Filters reach across them; zeros would put edges there. The values come from the other array at
-    the shift itself.
-
-    Returns
-    -------
-    reference, observed : ndarray
-        Filled copies.
-    valid : ndarray of bool
-        Observed positions where both count.
-    """
-    ref_valid, obs_valid = (
-        np.ones(reference.shape, dtype=bool) if m is None else np.broadcast_to(m, reference.shape)
-        for m in masks
-    )
-    slopes = _slopes(reference, observed, shift, ref_valid, obs_valid)
-    moved, moved_valid = (
-        _moved(reference, shift),
-        _moved(ref_valid.astype(float), shift, is_mask=True) > 0.99,
-    )
-    filled_observed = np.where(obs_valid, observed, slopes * moved)
-    back = tuple(-s for s in shift)
-    filled_reference = np.where(
-        ref_valid,
-        reference,
-        np.where(slopes == 0, 0.0, 1 / np.where(slopes == 0, 1, slopes))
-        * _moved(filled_observed, back),
-    )
-    return filled_reference, filled_observed, obs_valid & moved_valid
-
-
-def _moved(array: Array, shift: tuple[float, ...], *, is_mask: bool = False) -> Array:
-    """Give the values at ``i + shift``, ends repeated; of masks, the mean of two neighbours."""
-    filters: list[Filter] = []
-    for size, pixels in zip(array.shape[2:], shift, strict=True):
-        if is_mask:
-            filters.append((math.floor(pixels), (0.5, 0.5)))
-        else:
-            whole = size <= _FILL_TAPS
-            filters.append(axis_filter(-round(pixels) if whole else -pixels, n_taps=_FILL_TAPS))
-    return apply_filters(array, filters)
-
-
-def _slopes(
-    reference: Array, observed: Array, shift: tuple[float, ...], ref_valid: Mask, obs_valid: Mask
-) -> Array:
-    """Give observed over reference per channel, on the positions where both count."""
-    nearest = tuple(round(s) for s in shift)
-    cut_ref, cut_obs = overlap_slices(nearest, reference.shape[2:])
-    both = ref_valid[cut_ref] & obs_valid[cut_obs]
-    axes = (0, *range(2, reference.ndim))
-    ref, obs = np.where(both, reference[cut_ref], 0.0), np.where(both, observed[cut_obs], 0.0)
-    power = np.square(ref).sum(axis=axes, keepdims=True)
-    slopes: Array = np.where(power > 0, (ref * obs).sum(axis=axes, keepdims=True), 0.0)
-    return slopes / np.where(power > 0, power, 1.0)
 
 
 def _ambiguous(
