@@ -179,13 +179,23 @@ class ShiftProblem:
             cut[axis] = slice(int(kept[0]), int(kept[-1]) + 1)
         return tuple(cut)
 
-    def predicted_variance(self, noise: float) -> float:
-        """Give what wrong predictions add to the variance of a weighted sum, per weight."""
+    def variance_shares(self, noise: float) -> tuple[float, float, float]:
+        """Give means over the positions, by the weights w of a noise: of w, and of the border's b.
+
+        Returns
+        -------
+        tuple of float
+            The means of w, of b and of w b: what the variance of a weighted sum has of white
+            noise, the mean square of what is predicted wrongly, and what the sum has of that.
+        """
         weights = {axis: np.square(root) for axis, root in self._weights(noise).items()}
-        squares = {axis: np.square(weight) for axis, weight in weights.items()}
-        share = math.prod(squares[axis].sum() / weights[axis].sum() for axis in weights)
-        wrong = sum(squares[axis] @ self.border[axis] / squares[axis].sum() for axis in weights)
-        return float(share * wrong)
+        own, mean, wrong = 1.0, 0.0, 0.0
+        for axis, weight in weights.items():
+            whole, square = float(weight.sum()), float(weight @ weight)
+            mean += float(weight @ self.border[axis]) / whole
+            wrong += float((weight * weight) @ self.border[axis]) / square
+            own *= square / whole
+        return own, mean, own * wrong
 
     def fields(self, shift: Array, *, noise: float, slope: Array) -> Fields:
         """Give the fields at a shift.

@@ -56,6 +56,7 @@ class Refinement:
     slope_error: Array
     intercept: Array
     intercept_error: Array
+    _wrong: Array
     _problem: ShiftProblem
     _fields: Fields
     _solution: Solution
@@ -71,7 +72,7 @@ class Refinement:
         white = np.sqrt(self.residual / self._problem.noise_gain)
         pull = self._problem.pull(self._fields, self._solution.to_score * white[:, None, None])
         inverse = self._solution.inverse
-        wrong = self._problem.predicted_variance(self.noise) / np.median(self._solution.residual)
+        wrong = np.median(self._wrong / self._solution.residual)
         covariance[np.ix_(free, free)] = inverse @ pull @ inverse + wrong * inverse
         return covariance
 
@@ -185,7 +186,11 @@ def refine_shift(
     left = np.einsum("ck,ckl,cl->c", error, middle, error) / np.maximum(middle[:, 0, 0], 1e-30)
     left = np.maximum(left, floor)
     # In the band the filter keeps the power of the signal, of white noise only its own square sum.
-    white = left / problem.noise_gain
+    # Both stacks are predicted wrongly, by much the same where the shift is small: by how much,
+    # what is left altogether tells.
+    own, mean, predicted = problem.variance_shares(weighed)
+    wrong = predicted * np.clip((solution.left - left) / max(mean, 1e-30), 0.0, 1.0)
+    white = (own * left + wrong) / problem.noise_gain
     return Refinement(
         shift=shift,
         noise=weighed,
@@ -194,6 +199,7 @@ def refine_shift(
         slope_error=np.sqrt(white / solution.power),
         intercept=intercept,
         intercept_error=np.sqrt(white / solution.count),
+        _wrong=wrong,
         _problem=problem,
         _fields=fields,
         _solution=solution,
