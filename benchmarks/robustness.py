@@ -149,7 +149,7 @@ def _covered_where_noise_is_correlated(count: int) -> Row:
         noise = scipy.ndimage.gaussian_filter(
             rng.standard_normal(pair.observed.shape), (0, 0, 1.5, 1.5), mode="wrap"
         )
-        noise *= 0.1 * pair.observed.std() / noise.std()
+        noise *= 0.1 * pair.observed.std(dtype=np.float64) / noise.std()
         spoilt = (pair.observed + noise).astype(np.float16)
         inside += estimated(each, replace(pair, observed=spoilt)).is_covered.tolist()
     return _covered("estimate, shift, noise blurred by 1.5 px, 20 dB, 16 x 3, 32x32", inside)

@@ -70,6 +70,12 @@ class Fields:
         products[:, :, :, -1] += share * products[:, :, :, 1]
         return products
 
+    def mean_weight(self) -> float:
+        """Give the mean weight of the positions that count."""
+        return float(
+            np.square(self.one, dtype=np.float64).sum() / max(np.count_nonzero(self.one), 1)
+        )
+
     def gram(self) -> Array:
         """Give the products of all samples together, shape (C, k, k)."""
         return np.asarray(self.products().sum(axis=0))
