@@ -81,10 +81,11 @@ class Refinement:
         """Weighted products of the fields one, moved reference, its slopes, observed.
 
         Shape (units, C, k, k): per sample and block, what the score of every part is made of. The
-        axes are cut so that samples times blocks give at least 24 units where they can.
+        axes of fewer than 16 samples are cut so that samples times blocks give at least 24 units
+        where they can: across a cut, noise that is correlated is taken for independent.
         """
         size, n_samples = self._problem.size, self._problem.shape[0]
-        per_axis = max(1, math.ceil((24 / n_samples) ** (1 / len(size))))
+        per_axis = math.ceil((24 / n_samples) ** (1 / len(size))) if n_samples < 16 else 1
         cuts: list[tuple[slice, ...]] = [()]
         for length in size:
             count = max(1, min(per_axis, length // 4))

@@ -46,6 +46,8 @@ _AGREEMENT = 0.0012
 _MAX_FILLS, _SETTLED = 6, 0.0005
 # Fewer positions than this along an axis are moved by whole pixels.
 _LEAST_SIZE = 6
+# From here on lower bands are tried: filters that are shorter leave next to nothing in them.
+_LEAST_BANDED = 16
 
 
 @dataclass(frozen=True, eq=False)
@@ -279,7 +281,8 @@ def _refine(
     has_masks = any(mask is not None for mask in masks)
     kept: tuple[Refinement, float, tuple[int, ...]] | None = None
     first = tuple(s - w for s, w in zip(start, whole, strict=True))
-    for band in _BANDS:
+    least = min((reference.shape[axis + 2] for axis in free), default=0)
+    for band in _BANDS if least >= _LEAST_BANDED else _BANDS[:1]:
         found = None
         shift = first if kept is None else tuple(kept[0].shift.tolist())
         # What fills a gap is as far off as the shift it was taken at: again, until it settles.

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import numpy as np
+import scipy.stats
 from numpy.typing import NDArray
 
 from convcal.estimation.solution import solve
@@ -51,7 +52,12 @@ def unit_covariance(grams: Array, floor: Array) -> Array | None:
     step = inverse @ scores.sum(axis=0)
     centred = scores - information @ step
     covariance: Array = inverse @ (centred.T @ centred) @ inverse * n_units / (n_units - 1)
-    return covariance
+    # It is itself a sum over units, fewer in effect where some say most: Student's t tells how
+    # much wider an interval has to be.
+    told = np.trace(information, axis1=1, axis2=2)
+    freedom = max(told.sum() ** 2 / np.square(told).sum() - 1, 1.0)
+    wider = float(scipy.stats.t.ppf(0.975, freedom) / scipy.stats.norm.ppf(0.975))
+    return covariance * wider**2
 
 
 def _per_unit(grams: Array, floor: Array) -> tuple[Array, Array]:
