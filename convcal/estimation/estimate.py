@@ -28,7 +28,7 @@ from convcal.estimation.interpolation import Filter
 from convcal.estimation.metrics import Metrics, default_range, measure, measure_channels
 from convcal.estimation.registration import Registration, find_outliers, register
 from convcal.estimation.rounding import RoundingLevel, rounding_level
-from convcal.estimation.selection import Choice, choose, corrected_without
+from convcal.estimation.selection import Choice, choose, cross_fit
 from convcal.estimation.splitting import content_order, split_samples, unit_labels
 from convcal.estimation.standard import clipped, standardised
 from convcal.estimation.structure import CLEAR_GROWTH
@@ -190,13 +190,14 @@ def estimate(
     data = Data(ref, obs, validity.observed, level, robust)
     candidates = propose(data, registration=registration, model=model)
     labels = unit_labels(spatial, n_samples=len(ref))
-    choice = choose(candidates, data, split, labels=labels)
+    fits = cross_fit(candidates, data, split)
+    choice = choose(fits, data, split, labels=labels)
 
     def facts_of(choice: Choice) -> Facts:
         return Facts(
             reference=ref,
             observed=obs,
-            corrected=corrected_without(choice.chosen.candidate, data, split, given=obs),
+            corrected=choice.chosen.fit.correct(obs, split),
             split=split,
             order=order,
             choice=choice,
@@ -209,7 +210,8 @@ def estimate(
     facts = facts_of(choice)
     structured = _structured(facts, data, model=model)
     if structured:
-        choice = choose([*candidates, *structured], data, split, labels=labels)
+        fits += cross_fit(structured, data, split)
+        choice = choose(fits, data, split, labels=labels)
         facts = facts_of(choice)
     judgement = judge(facts)
     chosen = judgement.candidate
@@ -217,7 +219,7 @@ def estimate(
     given = obs_given.astype(np.uint8) if obs_given.dtype.kind == "b" else obs_given
     corrected = given
     if judgement.is_corrected:
-        corrected = corrected_without(chosen, data, split, given=given)
+        corrected = choice.chosen.fit.correct(given, split)
     margins = chosen.margins(spatial)
     window = inside(margins, spatial)
     cut_ref, cut = ref[window], (given[window], corrected[window])
