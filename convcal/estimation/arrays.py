@@ -113,12 +113,13 @@ def choose_part(
     n_values: int,
     shift: Sequence[int],
     least: Sequence[int] | None = None,
+    least_samples: int = 1,
     thin_channels: bool = False,
 ) -> Part:
     """Choose about `n_values` values of each of two stacks (N, C, *spatial).
 
-    Evenly spaced samples first, then channels; where one is too many, a window: the one whose
-    reference varies most.
+    Evenly spaced samples first, then channels; where the least number of them is too many, a
+    window: the one whose reference varies most.
 
     Parameters
     ----------
@@ -128,6 +129,8 @@ def choose_part(
         What is cut from the overlap that this leaves; the other stack has its shape.
     least : sequence of int or None
         Smallest sizes of a window, 32 by default.
+    least_samples : int
+        Samples to look at, where there are as many, before any is looked at beyond a window.
     thin_channels : bool
         Whether channels may be left out too.
     """
@@ -138,7 +141,8 @@ def choose_part(
         min(size, length)
         for size, length in zip(least or [32] * len(spatial), lengths, strict=True)
     ]
-    sizes = _window(lengths, smallest, n_values / (1 if thin_channels else n_channels))
+    per_sample = n_values / min(least_samples, n_samples)
+    sizes = _window(lengths, smallest, per_sample / (1 if thin_channels else n_channels))
     per_plane = math.prod(sizes)
     channels = slice(None)
     if thin_channels:
@@ -180,7 +184,9 @@ def _most_varied(
             for i, (begin, _), size in zip(index, overlap, sizes, strict=True)
         ]
         every = [slice(c.start, c.stop, step) for c, step in zip(cut, steps, strict=True)]
-        spread = float(reference[(*thin, *every)].astype(np.float64).std())
+        values = reference[(*thin, *every)].astype(np.float64)
+        values = values[np.isfinite(values)]
+        spread = float(values.std()) if values.size else 0.0
         if best is None or spread > best[0]:
             best = spread, cut
     return [slice(*ends) for ends in overlap] if best is None else best[1]

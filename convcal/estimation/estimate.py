@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from convcal.arithmetic import Resampling
 from convcal.errors import InputError
-from convcal.estimation.arrays import check_arrays, check_limits
+from convcal.estimation.arrays import BUDGET, check_arrays, check_limits, choose_part, sample_runs
 from convcal.estimation.candidates import (
     Candidate,
     Data,
@@ -39,6 +39,9 @@ from convcal.words import MODELS
 __all__ = ["Estimate", "estimate"]
 
 Array = NDArray[np.float64]
+
+# Samples that the registration looks at, if only at windows of them: of fewer, each may be empty.
+_LEAST_SAMPLES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -170,8 +173,8 @@ def estimate(
     peak = _check_range(data_range, ref_given)
     dtypes = (ref_given.dtype, obs_given.dtype)
     order = content_order(ref_given, obs_given)
-    ref_given, obs_given = ref_given[order], obs_given[order]
-    ref, obs = ref_given.astype(np.float64), obs_given.astype(np.float64)
+    obs_given = obs_given[order]
+    ref, obs = ref_given[order].astype(np.float64), obs_given.astype(np.float64)
 
     level = rounding_level(ref, dtypes=dtypes)
     validity = find_valid(ref, obs)
@@ -300,38 +303,60 @@ def _register(
     robust: bool,
     slack: float | None,
 ) -> _Registered:
-    """Register both outputs, in units of each channel's spread; look for outliers with a slack.
+    """Register a part of both outputs, in units of each channel's spread; look for outliers.
 
-    A robust registration draws gross values in before it looks; whether they are outliers is
-    judged by what they were.
+    They are looked for, with a slack, among all values. A robust registration draws gross values
+    in before it looks; whether they are outliers is judged by what they were.
     """
-    (standard_ref, ref_mean, ref_spread), (standard_obs, obs_mean, obs_spread) = (
-        standardised(clipped(array, mask) if robust else array, mask)
-        for array, mask in ((ref, validity.reference), (obs, validity.observed))
+    part = choose_part(
+        ref,
+        n_values=BUDGET,
+        shift=(0,) * len(limits),
+        least=[3 * limit + 32 for limit in limits],
+        least_samples=_LEAST_SAMPLES,
+    ).reference
+    masks = [
+        None if mask is None else mask[part] for mask in (validity.reference, validity.observed)
+    ]
+    (standard_ref, *ref_unit), (standard_obs, *obs_unit) = (
+        standardised(clipped(array[part], mask) if robust else array[part], mask)
+        for array, mask in zip((ref, obs), masks, strict=True)
     )
-    floor = np.square(level.single / ref_spread)
+    floor = np.square(level.single / ref_unit[1])
     found = register(
         standard_ref,
         standard_obs,
-        limits=limits,
+        limits=tuple(min(m, n - 1) for m, n in zip(limits, standard_ref.shape[2:], strict=True)),
         floor=floor,
-        valid_reference=validity.reference,
-        valid_observed=validity.observed,
+        valid_reference=masks[0],
+        valid_observed=masks[1],
     )
     if found.line is None:
         return _Registered(found)
-    column = (1, -1) + (1,) * (ref.ndim - 2)
-    raw = (obs - obs_mean.reshape(column)) / obs_spread.reshape(column)
     outliers = None
     if slack is not None:
-        outliers = find_outliers(
-            standard_ref,
-            raw,
-            shift=found.raw_shift,
-            line=None if robust else found.line,
-            floor=floor,
-            masks=(validity.reference, validity.observed),
-            slack=slack,
-        )
-    line = found.line.gains((ref_mean, ref_spread), (obs_mean, obs_spread))
+        column = (1, -1) + (1,) * (ref.ndim - 2)
+        is_flat = ~standard_ref.any(axis=(0, *range(2, ref.ndim)))
+        ref_scale = np.where(is_flat, 0.0, 1 / ref_unit[1]).reshape(column)
+        for run in sample_runs(ref.shape):
+            valid = [
+                None if mask is None else mask[run]
+                for mask in (validity.reference, validity.observed)
+            ]
+            own = clipped(ref[run], valid[0]) if robust else ref[run]
+            own = (own - ref_unit[0].reshape(column)) * ref_scale
+            gross = find_outliers(
+                own if valid[0] is None else np.where(valid[0], own, 0.0),
+                (obs[run] - obs_unit[0].reshape(column)) / obs_unit[1].reshape(column),
+                shift=found.raw_shift,
+                line=None if robust else found.line,
+                floor=floor,
+                masks=(valid[0], valid[1]),
+                slack=slack,
+            )
+            if gross is not None:
+                if outliers is None:
+                    outliers = np.zeros(ref.shape, dtype=bool)
+                outliers[run] = gross
+    line = found.line.gains((ref_unit[0], ref_unit[1]), (obs_unit[0], obs_unit[1]))
     return _Registered(found, line, outliers)
