@@ -63,8 +63,8 @@ class Estimate:
         The kind of error: ``identical``, ``rounding``, ``shift``, ``sub-pixel-shift``,
         ``affine``, ``scale``, ``grid``, ``row-stride``, ``flat-offset``, ``stride-collapse``,
         ``channel-order``, ``dead-channel``, ``edge``, ``element``, ``saturation``, ``cliff``,
-        ``flush``, ``tabulated``, ``prefix``, ``noise``, ``unstructured``, ``sporadic``,
-        ``periodic``, ``constant``, ``too-few-data`` or ``non-finite``.
+        ``flush``, ``tabulated``, ``prefix``, ``noise``, ``unstructured``, ``periodic``,
+        ``constant``, ``too-few-data`` or ``non-finite``.
     model : str
         The chosen one of `convcal.words.MODELS`.
     shift : tuple of float
@@ -202,7 +202,6 @@ def estimate(
             observed=obs,
             corrected=choice.chosen.fit.correct(obs, split),
             split=split,
-            order=order,
             choice=choice,
             registration=registration,
             validity=validity,

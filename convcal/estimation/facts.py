@@ -47,8 +47,6 @@ class Facts:
     reference, observed : ndarray of float64, shape (N, C, *spatial)
     corrected : ndarray of float64, shape (N, C, *spatial)
         The observed output, every value corrected by what was fitted without it.
-    order : ndarray of int64, shape (N,)
-        Which of the samples that were given each one is.
     split, choice, registration, validity, level, limits
         Of the estimate.
     findings : dict
@@ -59,7 +57,6 @@ class Facts:
     observed: Array
     corrected: Array
     split: Split
-    order: NDArray[np.int64]
     choice: Choice
     registration: Registration | None
     validity: Validity
@@ -90,33 +87,13 @@ class Facts:
 
     @cached_property
     def level_before(self) -> float:
-        """Residual of the identity on the first fold's held-out data, in units of the tolerance."""
-        residual = _residual(self.reference, self.observed, self.identity, self.split)
-        return self.in_tolerances(residual)
+        """Residual of the identity, in units of the tolerance."""
+        return self.in_tolerances(_difference(self.reference, self.observed))
 
     @cached_property
     def level_after(self) -> float:
-        """Residual of the chosen candidate on those data, in units of the tolerance."""
-        residual = _residual(self.reference, self.corrected, self.candidate, self.split)
-        return self.in_tolerances(residual)
-
-    @cached_property
-    def level_everywhere(self) -> float:
-        """Residual of the chosen candidate over all data, in units of the tolerance.
-
-        Where this is beyond the tolerance and the residual of the first fold is not, the error is
-        in some of the data only.
-        """
-        with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
-            return self.in_tolerances(self.reference[self.window] - self.corrected[self.window])
-
-    @property
-    def is_sporadic(self) -> bool:
-        """Tell whether the data are wrong beyond rounding, and worse than those of the first fold.
-
-        Of noise alone both levels are the same number but for chance.
-        """
-        return self.level_everywhere > max(1.0, 1.5 * self.level_after)
+        """Residual of the chosen candidate inside its margins, in units of the tolerance."""
+        return self.in_tolerances(self._left_of(self.corrected))
 
     @cached_property
     def n_lost(self) -> int:
@@ -128,12 +105,15 @@ class Facts:
 
     @cached_property
     def clean_residual(self) -> Array:
-        """Residual of the chosen candidate on the first fold, NaN where clipped values enter."""
+        """Residual of the chosen candidate inside its margins, NaN where clipped values enter."""
         corrected = self.corrected
         if self.validity.observed is not None:
             valid = np.where(self.validity.observed, self.observed, np.nan)
-            corrected = self.candidate.apply(valid)
-        return _residual(self.reference, corrected, self.candidate, self.split)
+            corrected = self.choice.chosen.fit.correct(valid, self.split)
+        return self._left_of(corrected)
+
+    def _left_of(self, corrected: Array) -> Array:
+        return _difference(self.reference[self.window], corrected[self.window])
 
     @cached_property
     def neighbour_correlation(self) -> float:
@@ -208,10 +188,8 @@ class Facts:
         return wrong
 
     def level_without(self, left_out: Mask, *, is_corrected: bool = False) -> float:
-        """Give the residual over all data without some values, in units of the tolerance."""
-        array = self.corrected if is_corrected else self.observed
-        with np.errstate(invalid="ignore"):
-            residual = self.reference - array
+        """Give the residual without some values, in units of the tolerance."""
+        residual = _difference(self.reference, self.corrected if is_corrected else self.observed)
         window = self.window if is_corrected else ()
         return self.in_tolerances(np.where(left_out, np.nan, residual)[window])
 
@@ -219,15 +197,6 @@ class Facts:
     def has_signal(self) -> Mask:
         """Tell in which channels the reference varies by more than rounding."""
         signal: Mask = _spread(self.reference) > 3 * self.level.single
-        return signal
-
-    @cached_property
-    def held_has_signal(self) -> Mask:
-        """Tell in which channels the held-out reference varies by more than rounding."""
-        held = self.reference[self.split.held]
-        if self.split.held_mask is not None:
-            held = np.where(self.split.held_mask, held, np.nan)
-        signal: Mask = _spread(held) > 3 * self.level.single
         return signal
 
     @cached_property
@@ -241,9 +210,9 @@ class Facts:
         """Share of variance that the two have in common, at the best shift."""
         if self.registration is not None:
             return 1 - self.registration.unexplained
-        train = self.split.train
-        ref, _, _ = standardised(self.reference[train], np.isfinite(self.reference[train]))
-        obs, _, _ = standardised(self.observed[train], np.isfinite(self.observed[train]))
+        ref, obs = (
+            standardised(array, np.isfinite(array))[0] for array in (self.reference, self.observed)
+        )
         return float(np.median(np.square((ref * obs).mean(axis=0))))
 
     def in_tolerances(self, residual: Array) -> float:
@@ -304,13 +273,6 @@ def _spread(array: Array) -> Array:
     return result
 
 
-def _residual(reference: Array, corrected: Array, candidate: Candidate, split: Split) -> Array:
-    """Give the residual on what the first fold holds out, inside the margins; NaN elsewhere."""
-    ref = reference[split.held]
-    if split.held_mask is not None:
-        ref = np.where(split.held_mask, ref, np.nan)
-    window = inside(candidate.margins(reference.shape[2:]), reference.shape[2:])
-    residual: Array
+def _difference(reference: Array, other: Array) -> Array:
     with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
-        residual = ref[window] - corrected[split.held][window]
-    return residual
+        return np.asarray(reference - other)

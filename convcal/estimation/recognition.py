@@ -196,7 +196,7 @@ def flat_offset(facts: Facts) -> Judgement | None:
         "comes into view are the ends of other rows; "
         "read it from its own offset"
     )
-    if not facts.is_corrected or facts.is_sporadic or not any(facts.candidate.shift):
+    if not facts.is_corrected or not any(facts.candidate.shift):
         return refuse(facts, "not-correctable", "flat-offset", reason)
     reason = f"{helps(facts.choice.chosen, facts.level_after)}; {reason}"
     verdict = "correctable" if facts.level_after <= 1 else "partly-correctable"
