@@ -146,10 +146,11 @@ def choose_part(
     per_plane = math.prod(sizes)
     channels = slice(None)
     if thin_channels:
-        kept = max(1, min(n_channels, n_values // per_plane))
+        kept = max(1, min(n_channels, int(per_sample) // per_plane))
         channels = slice(None, None, -(-n_channels // kept))
         n_channels = len(range(n_channels)[channels])
-    kept = max(1, min(n_samples, n_values // (per_plane * n_channels)))
+    kept = max(least_samples, n_values // (per_plane * n_channels))
+    kept = min(n_samples, kept)
     samples = slice(None, None, -(-n_samples // kept))
     window = [slice(*ends) for ends in overlap]
     if sizes != lengths:

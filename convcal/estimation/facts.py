@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcal.estimation.addressing import find_row_stride
+from convcal.estimation.arrays import BUDGET, choose_part, sample_runs
 from convcal.estimation.candidates import Candidate, inside, moved_mask
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import ROUNDINGS, RoundingLevel, fp16_step
@@ -86,6 +87,27 @@ class Facts:
         return inside(self.candidate.margins(spatial), spatial)
 
     @cached_property
+    def samples(self) -> slice:
+        """Evenly spaced samples of about `BUDGET` values, by which buffers are looked at."""
+        n_samples = len(self.reference)
+        kept = max(1, min(n_samples, BUDGET // self.reference[0].size))
+        return slice(None, None, -(-n_samples // kept))
+
+    @cached_property
+    def planes(self) -> tuple[slice, slice]:
+        """Evenly spaced samples, two at least, and channels, by which neighbours are looked at."""
+        spatial = self.reference.shape[2:]
+        part = choose_part(
+            self.reference,
+            n_values=BUDGET,
+            shift=(0,) * len(spatial),
+            least=spatial,
+            least_samples=2,
+            thin_channels=True,
+        )
+        return part.reference[0], part.reference[1]
+
+    @cached_property
     def level_before(self) -> float:
         """Residual of the identity, in units of the tolerance."""
         return self.in_tolerances(_difference(self.reference, self.observed))
@@ -117,8 +139,8 @@ class Facts:
 
     @cached_property
     def neighbour_correlation(self) -> float:
-        """Correlation of neighbours in the clean residual."""
-        return neighbour_correlation(self.clean_residual)
+        """Correlation of neighbours in the clean residual, by some planes."""
+        return neighbour_correlation(self.clean_residual[self.planes])
 
     @cached_property
     def share_clipped(self) -> float:
@@ -135,6 +157,8 @@ class Facts:
         """
         clipped = ~np.isfinite(self.observed)
         for channel, ends in enumerate(self.validity.saturation_limits):
+            if not ends:
+                continue
             ref = self.reference[:, channel]
             ref = np.sort(ref[np.isfinite(ref)])
             seen = self.observed[:, channel][np.isfinite(self.observed[:, channel])]
@@ -171,10 +195,11 @@ class Facts:
         than the channel's mean tells.
         """
         tolerance = self.level.tolerance.reshape(1, -1, *(1,) * (self.reference.ndim - 2))
-        allowance: Array = np.maximum(
-            tolerance, ROUNDINGS / np.sqrt(12) * fp16_step(self.reference)
-        )
-        return _WRONG * allowance
+        allowance = np.empty_like(self.reference)
+        for run in sample_runs(allowance.shape):
+            step = ROUNDINGS / np.sqrt(12) * fp16_step(self.reference[run])
+            allowance[run] = _WRONG * np.maximum(tolerance, step)
+        return allowance
 
     @cached_property
     def is_wrong(self) -> Mask:
@@ -182,9 +207,10 @@ class Facts:
 
         Shape (N, C, *spatial).
         """
-        with np.errstate(invalid="ignore"):  # inf - inf
-            off = np.abs(self.observed - self.reference)
-        wrong: Mask = np.isfinite(self.reference) & ~(off <= self.allowance)
+        wrong = np.isfinite(self.reference)
+        for run in sample_runs(wrong.shape):
+            off = np.abs(_difference(self.observed[run], self.reference[run]))
+            wrong[run] &= ~(off <= self.allowance[run])
         return wrong
 
     def level_without(self, left_out: Mask, *, is_corrected: bool = False) -> float:
@@ -217,10 +243,13 @@ class Facts:
 
     def in_tolerances(self, residual: Array) -> float:
         """Give a residual in units of the tolerance: of all, or half of the worst channel's."""
-        finite = np.isfinite(residual)
         axes = (0, *range(2, residual.ndim))
-        squares = np.square(np.where(finite, residual, 0.0)).sum(axis=axes)
-        rms = np.sqrt(squares / np.maximum(finite.sum(axis=axes), 1))
+        squares, count = np.zeros((2, residual.shape[1]))
+        for run in sample_runs(residual.shape) if residual.size else []:
+            finite = np.isfinite(residual[run])
+            squares += np.square(np.where(finite, residual[run], 0.0)).sum(axis=axes)
+            count += finite.sum(axis=axes)
+        rms = np.sqrt(squares / np.maximum(count, 1))
         # An output that is zero throughout has no rounding: any difference is beyond it.
         tolerance = np.where(
             self.level.tolerance > 0, self.level.tolerance, np.finfo(np.float64).tiny
@@ -231,15 +260,16 @@ class Facts:
     @cached_property
     def row_stride(self) -> int | None:
         """The stride of rows that were read as if they followed each other."""
-        return find_row_stride(self.reference, self.observed)
+        return find_row_stride(self.reference[self.samples], self.observed[self.samples])
 
     def warp(self) -> Warp | None:
         """Find out whether every position is displaced by an amount of its own, once corrected."""
-        if not (np.isfinite(self.reference).all() and np.isfinite(self.corrected).all()):
+        reference, corrected = self.reference[self.planes], self.corrected[self.planes]
+        if not (np.isfinite(reference).all() and np.isfinite(corrected).all()):
             return None
-        ref, _, spread = standardised(self.reference, None)
-        column = (1, -1) + (1,) * (self.reference.ndim - 2)
-        return find_warp(ref, ref + (self.corrected - self.reference) / spread.reshape(column))
+        ref, _, spread = standardised(reference, None)
+        column = (1, -1) + (1,) * (ref.ndim - 2)
+        return find_warp(ref, ref + (corrected - reference) / spread.reshape(column))
 
     def growth(self, least: tuple[float, ...]) -> Growth | None:
         """Find out whether the shift grows with position, by `least` pixels over each axis."""

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -11,7 +12,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convcal.errors import InputError
-from convcal.estimation.arrays import sample_runs
+from convcal.estimation.arrays import BUDGET, sample_runs
 
 __all__ = ["Metrics", "default_range", "measure", "measure_channels"]
 
@@ -122,8 +123,7 @@ def measure(
     if mask is not None:
         wanted = np.broadcast_to(mask, ref.shape)
         ref, cand = ref[wanted], cand[wanted]
-    ref, cand = np.atleast_1d(ref), np.atleast_1d(cand)
-    parts = [_Part.of(ref[run], cand[run]) for run in sample_runs(ref.shape)] if ref.size else []
+    parts = [_Part.of(ref[place], cand[place]) for place in _places(ref.shape)]
     parts = [part for part in parts if part.n_values]
     n_values = sum(part.n_values for part in parts)
     n_excluded = ref.size - n_values
@@ -228,6 +228,16 @@ def measure_channels(
         measure(r, c, data_range=data_range, mask=m)
         for r, c, m in zip(ref, cand, masks, strict=True)
     )
+
+
+def _places(shape: tuple[int, ...]) -> Iterator[tuple[int | slice, ...]]:
+    """Divide an array into parts of at most `BUDGET` values."""
+    if math.prod(shape) <= BUDGET:
+        yield ()
+    elif math.prod(shape[1:]) <= BUDGET:
+        yield from ((run,) for run in sample_runs(shape))
+    else:
+        yield from ((i, *place) for i in range(shape[0]) for place in _places(shape[1:]))
 
 
 def _norm(values: NDArray[np.float64]) -> float:

@@ -181,8 +181,8 @@ def flat_offset(facts: Facts) -> Judgement | None:
     if any(s != round(s) for s in facts.candidate.shift):
         return None
     offset = find_flat_offset(
-        facts.reference,
-        facts.observed,
+        facts.reference[facts.samples],
+        facts.observed[facts.samples],
         shift=facts.registration.whole_shift,
         is_searched=facts.level_after > 1,
         tolerance=facts.level.tolerance,
