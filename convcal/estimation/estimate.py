@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from convcal.arithmetic import Resampling
 from convcal.errors import InputError
@@ -171,6 +172,30 @@ def estimate(
     if not 0 < holdout <= 0.5:
         raise InputError(f"holdout is {holdout}; accepted is a share above 0 and at most 0.5")
     peak = _check_range(data_range, ref_given)
+    # The products are small and many: a second thread of the BLAS only spins between them.
+    with threadpool_limits(1, user_api="blas"):
+        return _estimate(
+            ref_given,
+            obs_given,
+            limits=limits,
+            model=model,
+            holdout=holdout,
+            robust=robust,
+            peak=peak,
+        )
+
+
+def _estimate(
+    ref_given: NDArray[Any],
+    obs_given: NDArray[Any],
+    *,
+    limits: tuple[int, ...],
+    model: str,
+    holdout: float,
+    robust: bool,
+    peak: float,
+) -> Estimate:
+    spatial = ref_given.shape[2:]
     dtypes = (ref_given.dtype, obs_given.dtype)
     order = content_order(ref_given, obs_given)
     obs_given = obs_given[order]
