@@ -26,11 +26,12 @@ from convcal.estimation.candidates import (
 from convcal.estimation.evidence import gather_evidence
 from convcal.estimation.facts import Facts
 from convcal.estimation.interpolation import Filter
+from convcal.estimation.judgement import Judgement
 from convcal.estimation.metrics import Metrics, default_range, measure, measure_channels
 from convcal.estimation.registration import Registration, find_outliers, register
 from convcal.estimation.rounding import RoundingLevel, rounding_level
-from convcal.estimation.selection import Choice, choose, cross_fit
-from convcal.estimation.splitting import content_order, split_samples, unit_labels
+from convcal.estimation.selection import Choice, CrossFit, choose, cross_fit
+from convcal.estimation.splitting import Split, content_order, split_samples, unit_labels
 from convcal.estimation.standard import clipped, standardised
 from convcal.estimation.structure import CLEAR_GROWTH
 from convcal.estimation.validity import Validity, find_valid
@@ -156,6 +157,23 @@ def estimate(
     InputError
         If the arrays or a parameter cannot be used; the message names it.
 
+    Notes
+    -----
+    Up to 2**22 values of a role are looked at together. Of larger outputs some things are seen by
+    a part, chosen by content alone:
+
+    - the shift, its errors and what else is under ``registration`` in the evidence, and the
+      intervals of gain and bias: by about 2**22 values, of evenly spaced samples and, where eight
+      of them are more, of windows on these, those where the reference varies most;
+    - rows or a buffer that were read from the wrong element: by evenly spaced samples of as many
+      values, one at least;
+    - positions displaced by amounts of their own, and whether neighbours are related in what is
+      left: by whole planes of as many values, from two samples at least.
+
+    All else is of all values, sample by sample where they are many: gain and bias, taps, the
+    choice, outliers, clipped values, the levels before and after, and the metrics. Time and memory
+    grow with the number of values; for any number of samples there is `OutputStatistics`.
+
     Examples
     --------
     >>> from convcal.datasets import make_pair
@@ -217,30 +235,10 @@ def _estimate(
     registration = found.registration
     data = Data(ref, obs, validity.observed, level, robust)
     candidates = propose(data, registration=registration, model=model)
-    labels = unit_labels(spatial, n_samples=len(ref))
     fits = cross_fit(candidates, data, split)
-    choice = choose(fits, data, split, labels=labels)
-
-    def facts_of(choice: Choice) -> Facts:
-        return Facts(
-            reference=ref,
-            observed=obs,
-            corrected=choice.chosen.fit.correct(obs, split),
-            split=split,
-            choice=choice,
-            registration=registration,
-            validity=validity,
-            level=level,
-            limits=limits,
-        )
-
-    facts = facts_of(choice)
-    structured = _structured(facts, data, model=model)
-    if structured:
-        fits += cross_fit(structured, data, split)
-        choice = choose(fits, data, split, labels=labels)
-        facts = facts_of(choice)
-    judgement = judge(facts)
+    choice, judgement = _judged(
+        fits, data, split, model=model, registration=registration, validity=validity, limits=limits
+    )
     chosen = judgement.candidate
     # What the post-processor gives: in the output's own dtype, its roundings included.
     given = obs_given.astype(np.uint8) if obs_given.dtype.kind == "b" else obs_given
@@ -283,6 +281,42 @@ def _estimate(
         channel_metrics_before=before_channels,
         channel_metrics_after=after_channels,
     )
+
+
+def _judged(
+    fits: list[CrossFit],
+    data: Data,
+    split: Split,
+    *,
+    model: str,
+    registration: Registration | None,
+    validity: Validity,
+    limits: tuple[int, ...],
+) -> tuple[Choice, Judgement]:
+    """Choose among the candidates, and those that the facts call for, and give the verdict."""
+    labels = unit_labels(data.reference.shape[2:], n_samples=len(data.reference))
+
+    def facts_of(choice: Choice) -> Facts:
+        return Facts(
+            reference=data.reference,
+            observed=data.observed,
+            corrected=choice.chosen.fit.correct(data.observed, split),
+            split=split,
+            choice=choice,
+            registration=registration,
+            validity=validity,
+            level=data.level,
+            limits=limits,
+        )
+
+    choice = choose(fits, data, split, labels=labels)
+    facts = facts_of(choice)
+    structured = _structured(facts, data, model=model)
+    if structured:
+        fits = [*fits, *cross_fit(structured, data, split)]
+        choice = choose(fits, data, split, labels=labels)
+        facts = facts_of(choice)
+    return choice, judge(facts)
 
 
 def _structured(facts: Facts, data: Data, *, model: str) -> list[Candidate]:
@@ -350,7 +384,7 @@ def _register(
     found = register(
         standard_ref,
         standard_obs,
-        limits=tuple(min(m, n - 1) for m, n in zip(limits, standard_ref.shape[2:], strict=True)),
+        limits=limits,
         floor=floor,
         valid_reference=masks[0],
         valid_observed=masks[1],
