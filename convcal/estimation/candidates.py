@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from convcal.arithmetic import Resampling, correct, rows_found, sinc_taps
 from convcal.estimation.affine import AffineFit, fit_affine
+from convcal.estimation.arrays import BUDGET, choose_part
 from convcal.estimation.interpolation import (
     Filter,
     axis_filter,
@@ -323,6 +324,9 @@ def _fitted_filters(candidate: Candidate, data: Data) -> tuple[Filter, ...]:
         kept = np.linspace(0, len(ref) - 1, max(1, len(ref) * _TAP_VALUES // ref.size))
         chosen = kept.round().astype(int)
         ref, obs = ref[chosen], obs[chosen]
+    if ref.size > BUDGET:
+        part = choose_part(ref, n_values=_TAP_VALUES, shift=(0,) * (ref.ndim - 2)).reference
+        ref, obs = ref[part], obs[part]
     column = (1, -1) + (1,) * (ref.ndim - 2)
     good = np.isfinite(ref) & np.isfinite(obs)
     obs = np.where(np.isfinite(obs), obs, 0.0)

@@ -165,14 +165,15 @@ def estimate(
     - the shift, its errors and what else is under ``registration`` in the evidence, and the
       intervals of gain and bias: by about 2**22 values, of evenly spaced samples and, where eight
       of them are more, of windows on these, those where the reference varies most;
+    - fitted taps: where one sample has more, by such a window of 2**18 values;
     - rows or a buffer that were read from the wrong element: by evenly spaced samples of as many
       values, one at least;
     - positions displaced by amounts of their own, and whether neighbours are related in what is
       left: by whole planes of as many values, from two samples at least.
 
-    All else is of all values, sample by sample where they are many: gain and bias, taps, the
-    choice, outliers, clipped values, the levels before and after, and the metrics. Time and memory
-    grow with the number of values; for any number of samples there is `OutputStatistics`.
+    All else is of all values, sample by sample where they are many: gain and bias, the choice,
+    outliers, clipped values, the levels before and after, and the metrics. Time and memory grow
+    with the number of values; for any number of samples there is `OutputStatistics`.
 
     Examples
     --------

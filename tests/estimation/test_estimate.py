@@ -530,7 +530,7 @@ def test_the_variance_of_a_constant_reference_is_not_negative_by_round_off():
 
 
 def _with_budget(monkeypatch, budget):
-    for name in ("arrays", "estimate", "facts", "metrics"):
+    for name in ("arrays", "candidates", "estimate", "facts", "metrics"):
         monkeypatch.setattr(importlib.import_module(f"convcal.estimation.{name}"), "BUDGET", budget)
 
 
@@ -580,6 +580,17 @@ def test_a_large_output_of_mostly_empty_samples_is_registered(monkeypatch):
     _with_budget(monkeypatch, 2**13)
     result = estimate(reference, observed)
     assert result.shift == (-2.0, 3.0)
+
+
+def test_a_large_output_that_is_displaced_by_a_fraction_is_corrected_as_well(monkeypatch):
+    pair = make_pair((96, 96), shift=(0.5, -1.3), gain=1.25, n_samples=5, seed=4)
+    whole = estimate(pair.reference, pair.observed)
+    _with_budget(monkeypatch, 2**13)
+    large = estimate(pair.reference, pair.observed)
+    assert (large.verdict, large.family) == (whole.verdict, whole.family)
+    # An eighth of the values places the shift less well than all do.
+    assert large.shift == pytest.approx(whole.shift, abs=0.005)
+    assert large.metrics_after.snr_db > whole.metrics_after.snr_db - 1
 
 
 def test_the_estimate_of_a_large_output_does_not_depend_on_the_order(monkeypatch):
