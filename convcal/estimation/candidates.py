@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from convcal.arithmetic import Resampling, correct, rows_found, sinc_taps
 from convcal.estimation.affine import AffineFit, fit_affine
+from convcal.estimation.arrays import BUDGET, choose_part
 from convcal.estimation.interpolation import (
     Filter,
     axis_filter,
@@ -30,7 +31,6 @@ __all__ = [
     "Data",
     "fit_behind",
     "inside",
-    "moved_mask",
     "propose",
     "scaled",
     "separated",
@@ -356,6 +356,9 @@ def _fitted_filters(candidate: Candidate, data: Data) -> tuple[Filter, ...]:
         kept = np.linspace(0, len(ref) - 1, max(1, len(ref) * _TAP_VALUES // ref.size))
         chosen = kept.round().astype(int)
         ref, obs = ref[chosen], obs[chosen]
+    if ref.size > BUDGET:
+        part = choose_part(ref, n_values=_TAP_VALUES, shift=(0,) * (ref.ndim - 2)).reference
+        ref, obs = ref[part], obs[part]
     column = (1, -1) + (1,) * (ref.ndim - 2)
     good = np.isfinite(ref) & np.isfinite(obs)
     obs = np.where(np.isfinite(obs), obs, 0.0)
@@ -444,12 +447,3 @@ def inside(margins: Sequence[tuple[int, int]], spatial: tuple[int, ...]) -> tupl
             for (start, end), n in zip(margins, spatial, strict=True)
         ),
     )
-
-
-def moved_mask(mask: Mask, shift: tuple[float, ...], shape: tuple[int, ...]) -> Mask:
-    """Move a mask of observed positions by the nearest whole pixels, the edge repeated."""
-    moved = np.broadcast_to(mask, shape)
-    for axis, pixels in enumerate(shift, start=2):
-        source = np.clip(np.arange(shape[axis]) - round(pixels), 0, shape[axis] - 1)
-        moved = np.take(moved, source, axis=axis)
-    return np.asarray(moved)

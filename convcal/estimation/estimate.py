@@ -9,10 +9,11 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
+from threadpoolctl import threadpool_limits
 
 from convcal.arithmetic import Resampling
 from convcal.errors import InputError
-from convcal.estimation.arrays import check_arrays, check_limits
+from convcal.estimation.arrays import BUDGET, check_arrays, check_limits, choose_part, sample_runs
 from convcal.estimation.candidates import (
     Candidate,
     Data,
@@ -25,12 +26,13 @@ from convcal.estimation.candidates import (
 from convcal.estimation.evidence import gather_evidence
 from convcal.estimation.facts import Facts
 from convcal.estimation.interpolation import Filter
+from convcal.estimation.judgement import Judgement
 from convcal.estimation.metrics import Metrics, default_range, measure, measure_channels
 from convcal.estimation.outliers import find_outliers
 from convcal.estimation.registration import Registration, register
 from convcal.estimation.rounding import RoundingLevel, rounding_level
-from convcal.estimation.selection import Choice, choose, corrected_without
-from convcal.estimation.splitting import content_order, split_samples, unit_labels
+from convcal.estimation.selection import Choice, CrossFit, choose, cross_fit
+from convcal.estimation.splitting import Split, content_order, split_samples, unit_labels
 from convcal.estimation.standard import clipped, standardised
 from convcal.estimation.structure import CLEAR_GROWTH
 from convcal.estimation.validity import Validity, find_valid
@@ -40,6 +42,9 @@ from convcal.words import MODELS
 __all__ = ["Estimate", "estimate"]
 
 Array = NDArray[np.float64]
+
+# Samples that the registration looks at, if only at windows of them: of fewer, each may be empty.
+_LEAST_SAMPLES = 8
 
 
 @dataclass(frozen=True, eq=False)
@@ -61,8 +66,8 @@ class Estimate:
         The kind of error: ``identical``, ``rounding``, ``shift``, ``sub-pixel-shift``,
         ``affine``, ``scale``, ``grid``, ``row-stride``, ``flat-offset``, ``stride-collapse``,
         ``channel-order``, ``dead-channel``, ``edge``, ``element``, ``saturation``, ``cliff``,
-        ``flush``, ``tabulated``, ``prefix``, ``noise``, ``unstructured``, ``sporadic``,
-        ``periodic``, ``constant``, ``too-few-data`` or ``non-finite``.
+        ``flush``, ``tabulated``, ``prefix``, ``noise``, ``unstructured``, ``periodic``,
+        ``constant``, ``too-few-data`` or ``non-finite``.
     model : str
         The chosen one of `convcal.words.MODELS`.
     shift : tuple of float
@@ -153,6 +158,24 @@ def estimate(
     InputError
         If the arrays or a parameter cannot be used; the message names it.
 
+    Notes
+    -----
+    Up to 2**22 values of a role are looked at together. Of larger outputs some things are seen by
+    a part, chosen by content alone:
+
+    - the shift, its errors and what else is under ``registration`` in the evidence, and the
+      intervals of gain and bias: by about 2**22 values, of evenly spaced samples and, where eight
+      of them are more, of windows on these, those where the reference varies most;
+    - fitted taps: where one sample has more, by such a window of 2**18 values;
+    - rows or a buffer that were read from the wrong element: by evenly spaced samples of as many
+      values, one at least;
+    - positions displaced by amounts of their own, and whether neighbours are related in what is
+      left: by whole planes of as many values, from two samples at least.
+
+    All else is of all values, sample by sample where they are many: gain and bias, the choice,
+    outliers, clipped values, the levels before and after, and the metrics. Time and memory grow
+    with the number of values; for any number of samples there is `OutputStatistics`.
+
     Examples
     --------
     >>> from convcal.datasets import make_pair
@@ -169,10 +192,34 @@ def estimate(
     if not 0 < holdout <= 0.5:
         raise InputError(f"holdout is {holdout}; accepted is a share above 0 and at most 0.5")
     peak = _check_range(data_range, ref_given)
+    # The products are small and many: a second thread of the BLAS only spins between them.
+    with threadpool_limits(1, user_api="blas"):
+        return _estimate(
+            ref_given,
+            obs_given,
+            limits=limits,
+            model=model,
+            holdout=holdout,
+            robust=robust,
+            peak=peak,
+        )
+
+
+def _estimate(
+    ref_given: NDArray[Any],
+    obs_given: NDArray[Any],
+    *,
+    limits: tuple[int, ...],
+    model: str,
+    holdout: float,
+    robust: bool,
+    peak: float,
+) -> Estimate:
+    spatial = ref_given.shape[2:]
     dtypes = (ref_given.dtype, obs_given.dtype)
     order = content_order(ref_given, obs_given)
-    ref_given, obs_given = ref_given[order], obs_given[order]
-    ref, obs = ref_given.astype(np.float64), obs_given.astype(np.float64)
+    obs_given = obs_given[order]
+    ref, obs = ref_given[order].astype(np.float64), obs_given.astype(np.float64)
 
     level = rounding_level(ref, dtypes=dtypes)
     validity = find_valid(ref, obs)
@@ -190,35 +237,16 @@ def estimate(
     registration = found.registration
     data = Data(ref, obs, validity.observed, level, robust)
     candidates = propose(data, registration=registration, model=model)
-    labels = unit_labels(spatial, n_samples=len(ref))
-    choice = choose(candidates, data, split, labels=labels)
-
-    def facts_of(choice: Choice) -> Facts:
-        return Facts(
-            reference=ref,
-            observed=obs,
-            corrected=corrected_without(choice.chosen.candidate, data, split, given=obs),
-            split=split,
-            order=order,
-            choice=choice,
-            registration=registration,
-            validity=validity,
-            level=level,
-            limits=limits,
-        )
-
-    facts = facts_of(choice)
-    structured = _structured(facts, data, model=model)
-    if structured:
-        choice = choose([*candidates, *structured], data, split, labels=labels)
-        facts = facts_of(choice)
-    judgement = judge(facts)
+    fits = cross_fit(candidates, data, split)
+    choice, judgement = _judged(
+        fits, data, split, model=model, registration=registration, validity=validity, limits=limits
+    )
     chosen = judgement.candidate
     # What the post-processor gives: in the output's own dtype, its roundings included.
     given = obs_given.astype(np.uint8) if obs_given.dtype.kind == "b" else obs_given
     corrected = given
     if judgement.is_corrected:
-        corrected = corrected_without(chosen, data, split, given=given)
+        corrected = choice.chosen.fit.correct(given, split)
     margins = chosen.margins(spatial)
     window = inside(margins, spatial)
     cut_ref, cut = ref[window], (given[window], corrected[window])
@@ -255,6 +283,42 @@ def estimate(
         channel_metrics_before=before_channels,
         channel_metrics_after=after_channels,
     )
+
+
+def _judged(
+    fits: list[CrossFit],
+    data: Data,
+    split: Split,
+    *,
+    model: str,
+    registration: Registration | None,
+    validity: Validity,
+    limits: tuple[int, ...],
+) -> tuple[Choice, Judgement]:
+    """Choose among the candidates, and those that the facts call for, and give the verdict."""
+    labels = unit_labels(data.reference.shape[2:], n_samples=len(data.reference))
+
+    def facts_of(choice: Choice) -> Facts:
+        return Facts(
+            reference=data.reference,
+            observed=data.observed,
+            corrected=choice.chosen.fit.correct(data.observed, split),
+            split=split,
+            choice=choice,
+            registration=registration,
+            validity=validity,
+            level=data.level,
+            limits=limits,
+        )
+
+    choice = choose(fits, data, split, labels=labels)
+    facts = facts_of(choice)
+    structured = _structured(facts, data, model=model)
+    if structured:
+        fits = [*fits, *cross_fit(structured, data, split)]
+        choice = choose(fits, data, split, labels=labels)
+        facts = facts_of(choice)
+    return choice, judge(facts)
 
 
 def _structured(facts: Facts, data: Data, *, model: str) -> list[Candidate]:
@@ -299,38 +363,60 @@ def _register(
     robust: bool,
     slack: float | None,
 ) -> _Registered:
-    """Register both outputs, in units of each channel's spread; look for outliers with a slack.
+    """Register a part of both outputs, in units of each channel's spread; look for outliers.
 
-    A robust registration draws gross values in before it looks; whether they are outliers is
-    judged by what they were.
+    They are looked for, with a slack, among all values. A robust registration draws gross values
+    in before it looks; whether they are outliers is judged by what they were.
     """
-    (standard_ref, ref_mean, ref_spread), (standard_obs, obs_mean, obs_spread) = (
-        standardised(clipped(array, mask) if robust else array, mask)
-        for array, mask in ((ref, validity.reference), (obs, validity.observed))
+    part = choose_part(
+        ref,
+        n_values=BUDGET,
+        shift=(0,) * len(limits),
+        least=[3 * limit + 32 for limit in limits],
+        least_samples=_LEAST_SAMPLES,
+    ).reference
+    masks = [
+        None if mask is None else mask[part] for mask in (validity.reference, validity.observed)
+    ]
+    (standard_ref, *ref_unit), (standard_obs, *obs_unit) = (
+        standardised(clipped(array[part], mask) if robust else array[part], mask)
+        for array, mask in zip((ref, obs), masks, strict=True)
     )
-    floor = np.square(level.single / ref_spread)
+    floor = np.square(level.single / ref_unit[1])
     found = register(
         standard_ref,
         standard_obs,
         limits=limits,
         floor=floor,
-        valid_reference=validity.reference,
-        valid_observed=validity.observed,
+        valid_reference=masks[0],
+        valid_observed=masks[1],
     )
     if found.line is None:
         return _Registered(found)
-    column = (1, -1) + (1,) * (ref.ndim - 2)
-    raw = (obs - obs_mean.reshape(column)) / obs_spread.reshape(column)
     outliers = None
     if slack is not None:
-        outliers = find_outliers(
-            standard_ref,
-            raw,
-            shift=found.raw_shift,
-            line=None if robust else found.line,
-            floor=floor,
-            masks=(validity.reference, validity.observed),
-            slack=slack,
-        )
-    line = found.line.gains((ref_mean, ref_spread), (obs_mean, obs_spread))
+        column = (1, -1) + (1,) * (ref.ndim - 2)
+        is_flat = ~standard_ref.any(axis=(0, *range(2, ref.ndim)))
+        ref_scale = np.where(is_flat, 0.0, 1 / ref_unit[1]).reshape(column)
+        for run in sample_runs(ref.shape):
+            valid = [
+                None if mask is None else mask[run]
+                for mask in (validity.reference, validity.observed)
+            ]
+            own = clipped(ref[run], valid[0]) if robust else ref[run]
+            own = (own - ref_unit[0].reshape(column)) * ref_scale
+            gross = find_outliers(
+                own if valid[0] is None else np.where(valid[0], own, 0.0),
+                (obs[run] - obs_unit[0].reshape(column)) / obs_unit[1].reshape(column),
+                shift=found.raw_shift,
+                line=None if robust else found.line,
+                floor=floor,
+                masks=(valid[0], valid[1]),
+                slack=slack,
+            )
+            if gross is not None:
+                if outliers is None:
+                    outliers = np.zeros(ref.shape, dtype=bool)
+                outliers[run] = gross
+    line = found.line.gains((ref_unit[0], ref_unit[1]), (obs_unit[0], obs_unit[1]))
     return _Registered(found, line, outliers)

@@ -48,8 +48,8 @@ def gather_evidence(
         "holdout": {
             "kind": split.kind,
             "n_folds": len(split.folds),
-            "n_fitted": len(split.train),
-            "n_held_out": len(split.held),
+            "n_fitted": len(split.folds[0].train),
+            "n_held_out": len(split.folds[0].held),
         },
         "max_shift": list(limits),
         "share_explained": choice.chosen.share if judgement.is_corrected else 0.0,

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcal.estimation.addressing import find_row_stride
-from convcal.estimation.candidates import Candidate, inside, moved_mask
+from convcal.estimation.arrays import BUDGET, choose_part, sample_runs
+from convcal.estimation.candidates import Candidate, inside
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import ROUNDINGS, RoundingLevel, fp16_step
 from convcal.estimation.selection import Choice
@@ -47,8 +48,6 @@ class Facts:
     reference, observed : ndarray of float64, shape (N, C, *spatial)
     corrected : ndarray of float64, shape (N, C, *spatial)
         The observed output, every value corrected by what was fitted without it.
-    order : ndarray of int64, shape (N,)
-        Which of the samples that were given each one is.
     split, choice, registration, validity, level, limits
         Of the estimate.
     findings : dict
@@ -59,7 +58,6 @@ class Facts:
     observed: Array
     corrected: Array
     split: Split
-    order: NDArray[np.int64]
     choice: Choice
     registration: Registration | None
     validity: Validity
@@ -89,34 +87,35 @@ class Facts:
         return inside(self.candidate.margins(spatial), spatial)
 
     @cached_property
+    def samples(self) -> slice:
+        """Evenly spaced samples of about `BUDGET` values, by which buffers are looked at."""
+        n_samples = len(self.reference)
+        kept = max(1, min(n_samples, BUDGET // self.reference[0].size))
+        return slice(None, None, -(-n_samples // kept))
+
+    @cached_property
+    def planes(self) -> tuple[slice, slice]:
+        """Evenly spaced samples, two at least, and channels, by which neighbours are looked at."""
+        spatial = self.reference.shape[2:]
+        part = choose_part(
+            self.reference,
+            n_values=BUDGET,
+            shift=(0,) * len(spatial),
+            least=spatial,
+            least_samples=2,
+            thin_channels=True,
+        )
+        return part.reference[0], part.reference[1]
+
+    @cached_property
     def level_before(self) -> float:
-        """Residual of the identity on the first fold's held-out data, in units of the tolerance."""
-        residual = _residual(self.reference, self.observed, self.identity, self.split)
-        return self.in_tolerances(residual)
+        """Residual of the identity, in units of the tolerance."""
+        return self.in_tolerances(_difference(self.reference, self.observed))
 
     @cached_property
     def level_after(self) -> float:
-        """Residual of the chosen candidate on those data, in units of the tolerance."""
-        residual = _residual(self.reference, self.corrected, self.candidate, self.split)
-        return self.in_tolerances(residual)
-
-    @cached_property
-    def level_everywhere(self) -> float:
-        """Residual of the chosen candidate over all data, in units of the tolerance.
-
-        Where this is beyond the tolerance and the residual of the first fold is not, the error is
-        in some of the data only.
-        """
-        with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
-            return self.in_tolerances(self.reference[self.window] - self.corrected[self.window])
-
-    @property
-    def is_sporadic(self) -> bool:
-        """Tell whether the data are wrong beyond rounding, and worse than those of the first fold.
-
-        Of noise alone both levels are the same number but for chance.
-        """
-        return self.level_everywhere > max(1.0, 1.5 * self.level_after)
+        """Residual of the chosen candidate inside its margins, in units of the tolerance."""
+        return self.in_tolerances(self._left_of(self.corrected))
 
     @cached_property
     def n_lost(self) -> int:
@@ -128,17 +127,20 @@ class Facts:
 
     @cached_property
     def clean_residual(self) -> Array:
-        """Residual of the chosen candidate on the first fold, NaN where clipped values enter."""
+        """Residual of the chosen candidate inside its margins, NaN where clipped values enter."""
         corrected = self.corrected
         if self.validity.observed is not None:
             valid = np.where(self.validity.observed, self.observed, np.nan)
-            corrected = self.candidate.apply(valid)
-        return _residual(self.reference, corrected, self.candidate, self.split)
+            corrected = self.choice.chosen.fit.correct(valid, self.split)
+        return self._left_of(corrected)
+
+    def _left_of(self, corrected: Array) -> Array:
+        return _difference(self.reference[self.window], corrected[self.window])
 
     @cached_property
     def neighbour_correlation(self) -> float:
-        """Correlation of neighbours in the clean residual."""
-        return neighbour_correlation(self.clean_residual)
+        """Correlation of neighbours in the clean residual, by some planes."""
+        return neighbour_correlation(self.clean_residual[self.planes])
 
     @cached_property
     def share_clipped(self) -> float:
@@ -155,6 +157,8 @@ class Facts:
         """
         clipped = ~np.isfinite(self.observed)
         for channel, ends in enumerate(self.validity.saturation_limits):
+            if not ends:
+                continue
             ref = self.reference[:, channel]
             ref = np.sort(ref[np.isfinite(ref)])
             seen = self.observed[:, channel][np.isfinite(self.observed[:, channel])]
@@ -177,7 +181,7 @@ class Facts:
         is_clipped = self.is_clipped
         if not is_clipped.any():
             return 0.0
-        is_clipped = moved_mask(is_clipped, self.candidate.shift, is_clipped.shape)
+        is_clipped = self.candidate.moved(is_clipped, is_clipped.shape)
         with np.errstate(invalid="ignore"):
             is_off = ~(np.abs(self.reference - self.corrected) <= self.allowance)
         is_clipped, lost = is_clipped[self.window], (is_clipped & is_off)[self.window]
@@ -191,10 +195,11 @@ class Facts:
         than the channel's mean tells.
         """
         tolerance = self.level.tolerance.reshape(1, -1, *(1,) * (self.reference.ndim - 2))
-        allowance: Array = np.maximum(
-            tolerance, ROUNDINGS / np.sqrt(12) * fp16_step(self.reference)
-        )
-        return _WRONG * allowance
+        allowance = np.empty_like(self.reference)
+        for run in sample_runs(allowance.shape):
+            step = ROUNDINGS / np.sqrt(12) * fp16_step(self.reference[run])
+            allowance[run] = _WRONG * np.maximum(tolerance, step)
+        return allowance
 
     @cached_property
     def is_wrong(self) -> Mask:
@@ -202,16 +207,15 @@ class Facts:
 
         Shape (N, C, *spatial).
         """
-        with np.errstate(invalid="ignore"):  # inf - inf
-            off = np.abs(self.observed - self.reference)
-        wrong: Mask = np.isfinite(self.reference) & ~(off <= self.allowance)
+        wrong = np.isfinite(self.reference)
+        for run in sample_runs(wrong.shape):
+            off = np.abs(_difference(self.observed[run], self.reference[run]))
+            wrong[run] &= ~(off <= self.allowance[run])
         return wrong
 
     def level_without(self, left_out: Mask, *, is_corrected: bool = False) -> float:
-        """Give the residual over all data without some values, in units of the tolerance."""
-        array = self.corrected if is_corrected else self.observed
-        with np.errstate(invalid="ignore"):
-            residual = self.reference - array
+        """Give the residual without some values, in units of the tolerance."""
+        residual = _difference(self.reference, self.corrected if is_corrected else self.observed)
         window = self.window if is_corrected else ()
         return self.in_tolerances(np.where(left_out, np.nan, residual)[window])
 
@@ -219,15 +223,6 @@ class Facts:
     def has_signal(self) -> Mask:
         """Tell in which channels the reference varies by more than rounding."""
         signal: Mask = _spread(self.reference) > 3 * self.level.single
-        return signal
-
-    @cached_property
-    def held_has_signal(self) -> Mask:
-        """Tell in which channels the held-out reference varies by more than rounding."""
-        held = self.reference[self.split.held]
-        if self.split.held_mask is not None:
-            held = np.where(self.split.held_mask, held, np.nan)
-        signal: Mask = _spread(held) > 3 * self.level.single
         return signal
 
     @cached_property
@@ -241,17 +236,20 @@ class Facts:
         """Share of variance that the two have in common, at the best shift."""
         if self.registration is not None:
             return 1 - self.registration.unexplained
-        train = self.split.train
-        ref, _, _ = standardised(self.reference[train], np.isfinite(self.reference[train]))
-        obs, _, _ = standardised(self.observed[train], np.isfinite(self.observed[train]))
+        ref, obs = (
+            standardised(array, np.isfinite(array))[0] for array in (self.reference, self.observed)
+        )
         return float(np.median(np.square((ref * obs).mean(axis=0))))
 
     def in_tolerances(self, residual: Array) -> float:
         """Give a residual in units of the tolerance: of all, or half of the worst channel's."""
-        finite = np.isfinite(residual)
         axes = (0, *range(2, residual.ndim))
-        squares = np.square(np.where(finite, residual, 0.0)).sum(axis=axes)
-        rms = np.sqrt(squares / np.maximum(finite.sum(axis=axes), 1))
+        squares, count = np.zeros((2, residual.shape[1]))
+        for run in sample_runs(residual.shape) if residual.size else []:
+            finite = np.isfinite(residual[run])
+            squares += np.square(np.where(finite, residual[run], 0.0)).sum(axis=axes)
+            count += finite.sum(axis=axes)
+        rms = np.sqrt(squares / np.maximum(count, 1))
         # An output that is zero throughout has no rounding: any difference is beyond it.
         tolerance = np.where(
             self.level.tolerance > 0, self.level.tolerance, np.finfo(np.float64).tiny
@@ -262,15 +260,16 @@ class Facts:
     @cached_property
     def row_stride(self) -> int | None:
         """The stride of rows that were read as if they followed each other."""
-        return find_row_stride(self.reference, self.observed)
+        return find_row_stride(self.reference[self.samples], self.observed[self.samples])
 
     def warp(self) -> Warp | None:
         """Find out whether every position is displaced by an amount of its own, once corrected."""
-        if not (np.isfinite(self.reference).all() and np.isfinite(self.corrected).all()):
+        reference, corrected = self.reference[self.planes], self.corrected[self.planes]
+        if not (np.isfinite(reference).all() and np.isfinite(corrected).all()):
             return None
-        ref, _, spread = standardised(self.reference, None)
-        column = (1, -1) + (1,) * (self.reference.ndim - 2)
-        return find_warp(ref, ref + (self.corrected - self.reference) / spread.reshape(column))
+        ref, _, spread = standardised(reference, None)
+        column = (1, -1) + (1,) * (ref.ndim - 2)
+        return find_warp(ref, ref + (corrected - reference) / spread.reshape(column))
 
     def growth(self, least: tuple[float, ...]) -> Growth | None:
         """Find out whether the shift grows with position, by `least` pixels over each axis."""
@@ -304,13 +303,6 @@ def _spread(array: Array) -> Array:
     return result
 
 
-def _residual(reference: Array, corrected: Array, candidate: Candidate, split: Split) -> Array:
-    """Give the residual on what the first fold holds out, inside the margins; NaN elsewhere."""
-    ref = reference[split.held]
-    if split.held_mask is not None:
-        ref = np.where(split.held_mask, ref, np.nan)
-    window = inside(candidate.margins(reference.shape[2:]), reference.shape[2:])
-    residual: Array
+def _difference(reference: Array, other: Array) -> Array:
     with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
-        residual = ref[window] - corrected[split.held][window]
-    return residual
+        return np.asarray(reference - other)

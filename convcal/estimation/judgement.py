@@ -23,9 +23,9 @@ class Judgement:
     candidate : Candidate
         Identity where nothing is to be corrected.
     level_before, level_after : float
-        Residual before and after the chosen candidate, on what the first fold holds out, in units
-        of what a faithful fp16 network leaves (all channels together, or half of the worst one's);
-        up to 1 is rounding.
+        Residual before and after the chosen candidate, every value corrected by what was fitted
+        without it, in units of what a faithful fp16 network leaves (all channels together, or half
+        of the worst one's); up to 1 is rounding.
     findings : dict
         What the tests for structure found, JSON-ready.
     """

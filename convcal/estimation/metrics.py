@@ -4,12 +4,15 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import asdict, dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convcal.errors import InputError
+from convcal.estimation.arrays import BUDGET, sample_runs
 
 __all__ = ["Metrics", "default_range", "measure", "measure_channels"]
 
@@ -102,7 +105,7 @@ def measure(
     Notes
     -----
     Sums run over every element (not over the first axis alone) in float64, of values divided by
-    the largest one, so that no square overflows.
+    the largest one, so that no square overflows; over large arrays part by part.
 
     Examples
     --------
@@ -120,30 +123,68 @@ def measure(
     if mask is not None:
         wanted = np.broadcast_to(mask, ref.shape)
         ref, cand = ref[wanted], cand[wanted]
-    ref, cand = ref.astype(np.float64).ravel(), cand.astype(np.float64).ravel()
-    finite = np.isfinite(ref) & np.isfinite(cand)
-    n_values = int(finite.sum())
+    parts = [_Part.of(ref[place], cand[place]) for place in _places(ref.shape)]
+    parts = [part for part in parts if part.n_values]
+    n_values = sum(part.n_values for part in parts)
     n_excluded = ref.size - n_values
-    if n_excluded:
-        ref, cand = ref[finite], cand[finite]
     if n_values == 0:
         return Metrics(0.0, 0.0, 0.0, math.inf, math.inf, float(data_range), 1.0, 0, n_excluded)
-
-    error = np.abs(ref - cand)
-    largest_error = float(error.max())
-    rmse = _norm(error) / math.sqrt(n_values)
-    norm_ref, norm_cand = _norm(ref), _norm(cand)
+    norm_error, norm_ref, norm_cand = (
+        _norm(np.array([part.norms[k] for part in parts])) for k in range(3)
+    )
+    rmse = norm_error / math.sqrt(n_values)
+    cosine = 1.0 if norm_ref == norm_cand == 0 else 0.0
+    if norm_ref > 0 and norm_cand > 0:
+        cosine = sum(
+            part.cosine * (part.norms[1] / norm_ref) * (part.norms[2] / norm_cand) for part in parts
+        )
     return Metrics(
-        max_abs_error=largest_error,
-        mean_abs_error=float(error.mean()),
+        max_abs_error=max(part.largest_error for part in parts),
+        mean_abs_error=sum(part.sum_error for part in parts) / n_values,
         rmse=rmse,
         snr_db=_decibels(norm_ref / math.sqrt(n_values), rmse),
         psnr_db=_decibels(float(data_range), rmse),
         data_range=float(data_range),
-        cosine=_cosine(ref, cand, norm_ref, norm_cand),
+        cosine=min(1.0, max(-1.0, cosine)),
         n_values=n_values,
         n_excluded=n_excluded,
     )
+
+
+@dataclass(frozen=True)
+class _Part:
+    """What is summed over some of the values, those that are finite in both.
+
+    Attributes
+    ----------
+    n_values : int
+    largest_error, sum_error : float
+    norms : tuple of float
+        Of error, reference and candidate.
+    cosine : float
+        0 where one of them is all zero.
+    """
+
+    n_values: int
+    largest_error: float
+    sum_error: float
+    norms: tuple[float, float, float]
+    cosine: float
+
+    @classmethod
+    def of(cls, reference: NDArray[Any], candidate: NDArray[Any]) -> _Part:
+        ref, cand = reference.astype(np.float64).ravel(), candidate.astype(np.float64).ravel()
+        finite = np.isfinite(ref) & np.isfinite(cand)
+        if not finite.all():
+            ref, cand = ref[finite], cand[finite]
+        if not ref.size:
+            return cls(0, 0.0, 0.0, (0.0, 0.0, 0.0), 0.0)
+        error = np.abs(ref - cand)
+        norms = _norm(error), _norm(ref), _norm(cand)
+        cosine = 0.0
+        if norms[1] > 0 and norms[2] > 0:
+            cosine = float(np.dot(ref / norms[1], cand / norms[2]))
+        return cls(ref.size, float(error.max()), float(error.sum()), norms, cosine)
 
 
 def measure_channels(
@@ -189,6 +230,16 @@ def measure_channels(
     )
 
 
+def _places(shape: tuple[int, ...]) -> Iterator[tuple[int | slice, ...]]:
+    """Divide an array into parts of at most `BUDGET` values."""
+    if math.prod(shape) <= BUDGET:
+        yield ()
+    elif math.prod(shape[1:]) <= BUDGET:
+        yield from ((run,) for run in sample_runs(shape))
+    else:
+        yield from ((i, *place) for i in range(shape[0]) for place in _places(shape[1:]))
+
+
 def _norm(values: NDArray[np.float64]) -> float:
     """Give the Euclidean norm; values up to the largest double do not overflow."""
     largest = float(np.abs(values).max())
@@ -203,14 +254,6 @@ def _decibels(signal: float, error: float) -> float:
     if signal == 0:
         return -math.inf
     return 20 * (math.log10(signal) - math.log10(error))
-
-
-def _cosine(
-    ref: NDArray[np.float64], cand: NDArray[np.float64], norm_ref: float, norm_cand: float
-) -> float:
-    if norm_ref == 0 or norm_cand == 0:
-        return 1.0 if norm_ref == norm_cand else 0.0
-    return min(1.0, max(-1.0, float(np.dot(ref / norm_ref, cand / norm_cand))))
 
 
 def _json_number(value: float) -> float | int | str:

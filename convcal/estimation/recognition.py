@@ -193,8 +193,8 @@ def flat_offset(facts: Facts) -> Judgement | None:
     if any(s != round(s) for s in facts.candidate.shift):
         return None
     offset = find_flat_offset(
-        facts.reference,
-        facts.observed,
+        facts.reference[facts.samples],
+        facts.observed[facts.samples],
         shift=facts.registration.whole_shift,
         is_searched=facts.level_after > 1,
         tolerance=facts.level.tolerance,
@@ -208,7 +208,7 @@ def flat_offset(facts: Facts) -> Judgement | None:
         "comes into view are the ends of other rows; "
         "read it from its own offset"
     )
-    if not facts.is_corrected or facts.is_sporadic or not any(facts.candidate.shift):
+    if not facts.is_corrected or not any(facts.candidate.shift):
         return refuse(facts, "not-correctable", "flat-offset", reason)
     reason = f"{helps(facts.choice.chosen, facts.level_after)}; {reason}"
     verdict = "correctable" if facts.level_after <= 1 else "partly-correctable"
@@ -272,12 +272,13 @@ def prefix(facts: Facts) -> Judgement | None:
     )
 
 
-def _without_line(values: Array, residual: Array) -> Array:
-    """Take the line of least squares over the values from each channel's residual."""
-    left = residual.copy()
+def _without_line(values: Array, corrected: Array) -> Array:
+    """Give each channel's residual without its line of least squares over the values."""
+    with np.errstate(invalid="ignore"):  # inf - inf
+        left = values - corrected
     for channel in range(values.shape[1]):
-        good = np.isfinite(values[:, channel]) & np.isfinite(residual[:, channel])
-        x, y = values[:, channel][good], residual[:, channel][good]
+        good = np.isfinite(values[:, channel]) & np.isfinite(left[:, channel])
+        x, y = values[:, channel][good], left[:, channel][good]
         if x.size < 3 or np.ptp(x) == 0:
             continue
         x, y = x - x.mean(), y - y.mean()
@@ -289,8 +290,7 @@ def tabulated(facts: Facts) -> Judgement | None:
     """Name an error that is a function of the value."""
     if any(facts.candidate.shift) or facts.level_after <= 1:
         return None
-    with np.errstate(invalid="ignore"):
-        residual = _without_line(facts.reference, facts.reference - facts.corrected)
+    residual = _without_line(facts.reference, facts.corrected)
     if facts.in_tolerances(residual) <= 1:
         return None  # gain and bias, were they proven
     dependence = value_dependence(facts.reference, residual)

@@ -8,6 +8,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import DTypeLike, NDArray
 
+from convcal.estimation.arrays import sample_runs
+
 __all__ = ["ROUNDINGS", "RoundingLevel", "fp16_step", "rounding_level", "two_fp16_steps"]
 
 Array = NDArray[np.float64]
@@ -75,7 +77,10 @@ def rounding_level(reference: Array, *, dtypes: tuple[DTypeLike, ...]) -> Roundi
         hold was summed from values of that size.
     """
     axes = (0, *range(2, reference.ndim))
-    single = np.sqrt(np.mean(np.square(fp16_step(reference)), axis=axes) / 12)
+    squares = np.zeros(reference.shape[1])
+    for run in sample_runs(reference.shape):
+        squares += np.square(fp16_step(reference[run])).sum(axis=axes)
+    single = np.sqrt(squares / (reference.size // len(squares)) / 12)
     single = np.maximum(single, 0.1 * np.sqrt(np.mean(single**2)))
     is_integer = any(np.issubdtype(np.dtype(dtype), np.integer) for dtype in dtypes)
     # Both are rounded to integers, and rounding may tip either way: up to one step apart.

@@ -4,17 +4,18 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from convcal.estimation.candidates import Candidate, Data, inside, moved_mask
+from convcal.estimation.arrays import sample_runs
+from convcal.estimation.candidates import Candidate, Data, inside
 from convcal.estimation.splitting import Fold, Split
 from convcal.words import MODELS
 
-__all__ = ["Choice", "Trial", "choose", "corrected_without"]
+__all__ = ["Choice", "CrossFit", "Trial", "choose", "cross_fit"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
@@ -29,12 +30,61 @@ _LEAST_UNITS = 3
 
 
 @dataclass(frozen=True, eq=False)
+class CrossFit:
+    """A candidate, and what it is once refitted without each fold.
+
+    Attributes
+    ----------
+    candidate : Candidate
+        Fitted to all data.
+    without : tuple of Candidate
+        One per fold, fitted to what the fold does not hold out.
+    """
+
+    candidate: Candidate
+    without: tuple[Candidate, ...]
+
+    def correct(self, given: NDArray[Any], split: Split) -> NDArray[Any]:
+        """Correct every value by the candidate that was fitted without it.
+
+        Parameters
+        ----------
+        given : ndarray, shape (N, C, *spatial)
+        split : Split
+
+        Returns
+        -------
+        ndarray
+            Of the shape and dtype of `given`.
+        """
+        result = np.empty_like(given)
+        for run in sample_runs(given.shape):
+            result[run] = self.correct_run(given, split, run)
+        return result
+
+    def correct_run(self, given: NDArray[Any], split: Split, run: slice) -> NDArray[Any]:
+        """Correct a run of the samples alone."""
+        part = given[run]
+        result = np.array(part)
+        for fold, candidate in zip(split.folds, self.without, strict=True):
+            held = fold.held[slice(*np.searchsorted(fold.held, (run.start, run.stop)))] - run.start
+            if not held.size:
+                continue
+            corrected = candidate.apply(part[held])
+            if fold.held_mask is None:
+                result[held] = corrected
+            else:
+                result[held] = np.where(fold.held_mask, corrected, result[held])
+        return result
+
+
+@dataclass(frozen=True, eq=False)
 class Trial:
     """How a candidate did on held-out data.
 
     Attributes
     ----------
-    candidate : Candidate
+    fit : CrossFit
     rmse : float
         Root mean square over channels of error against identity's, on common positions.
     share : float
@@ -48,12 +98,17 @@ class Trial:
         Better than identity beyond doubt.
     """
 
-    candidate: Candidate
+    fit: CrossFit
     rmse: float
     share: float
     sigmas: float
     n_units: float
     is_admissible: bool
+
+    @property
+    def candidate(self) -> Candidate:
+        """The candidate, fitted to all data."""
+        return self.fit.candidate
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,51 +119,41 @@ class Choice:
     trials: tuple[Trial, ...]
 
 
-def fold_data(data: Data, fold: Fold) -> Data:
+def cross_fit(candidates: list[Candidate], data: Data, split: Split) -> list[CrossFit]:
+    """Refit candidates without each fold.
+
+    Parameters
+    ----------
+    candidates : list of Candidate
+        Fitted to all data.
+    data : Data
+        All of it.
+    split : Split
+    """
+    refits = []
+    for fold in split.folds:
+        rest = _without(data, fold)
+        refits.append([candidate.refitted(rest) for candidate in candidates])
+    return [
+        CrossFit(c, each) for c, each in zip(candidates, zip(*refits, strict=True), strict=True)
+    ]
+
+
+def _without(data: Data, fold: Fold) -> Data:
     """Give the part of the data that a fold fits."""
     reference = data.reference[fold.train]
     if fold.train_mask is not None:
         reference = np.where(fold.train_mask, reference, np.nan)
-    return Data(
-        reference,
-        data.observed[fold.train],
-        None if data.valid is None else data.valid[fold.train],
-        data.level,
-        data.is_robust,
+    return replace(
+        data,
+        reference=reference,
+        observed=data.observed[fold.train],
+        valid=None if data.valid is None else data.valid[fold.train],
     )
 
 
-def corrected_without(
-    candidate: Candidate, data: Data, split: Split, *, given: NDArray[Any]
-) -> NDArray[Any]:
-    """Correct every value by a candidate that was fitted without it.
-
-    Parameters
-    ----------
-    candidate : Candidate
-    data : Data
-        All of it.
-    split : Split
-    given : ndarray, shape (N, C, *spatial)
-        What is corrected.
-
-    Returns
-    -------
-    ndarray
-        Of the shape and dtype of `given`.
-    """
-    result = np.array(given)
-    for fold in split.folds:
-        part = candidate.refitted(fold_data(data, fold)).apply(given[fold.held])
-        if fold.held_mask is None:
-            result[fold.held] = part
-        else:
-            result[fold.held] = np.where(fold.held_mask, part, result[fold.held])
-    return result
-
-
 def choose(
-    candidates: list[Candidate],
+    fits: list[CrossFit],
     data: Data,
     split: Split,
     *,
@@ -118,8 +163,8 @@ def choose(
 
     Parameters
     ----------
-    candidates : list of Candidate
-        Identity first; fitted to all data.
+    fits : list of CrossFit
+        Identity first.
     data : Data
         All of it.
     split : Split
@@ -132,6 +177,7 @@ def choose(
     Choice
         Identity unless another is better beyond doubt.
     """
+    candidates = [fit.candidate for fit in fits]
     reference, level = data.reference, data.level
     n_samples, n_channels, *sizes = reference.shape
     spatial = tuple(sizes)
@@ -140,29 +186,35 @@ def choose(
         (max(m[a][0] for m in margins), max(m[a][1] for m in margins)) for a in range(len(spatial))
     )
     window = inside(common, spatial)
-    ref = reference[window]
-    counted = np.isfinite(ref)
-    errors = []
-    for candidate in candidates:
-        corrected = corrected_without(candidate, data, split, given=data.observed)[window]
-        counted &= np.isfinite(corrected)
-        if data.valid is not None:
-            counted &= moved_mask(data.valid, candidate.shift, reference.shape)[window]
-        with np.errstate(invalid="ignore"):
-            errors.append(np.where(counted, ref - corrected, 0.0))
     part = np.ascontiguousarray(np.broadcast_to(labels, spatial)[window[2:]]).ravel()
     n_labels = int(np.max(labels)) + 1
-    unit = (np.arange(n_samples)[:, None] * n_labels + part).ravel()
     sums = np.zeros((len(candidates), n_channels, n_samples * n_labels))
-    for k, error in enumerate(errors):
-        kept = np.where(counted, np.square(error), 0.0)
-        for channel in range(n_channels):
-            sums[k, channel] = np.bincount(
-                unit, weights=kept[:, channel].ravel(), minlength=sums.shape[2]
-            )
-    n_unit = np.bincount(unit, weights=counted.sum(axis=1).ravel(), minlength=sums.shape[2])
+    n_unit, n_channel = np.zeros(n_samples * n_labels), np.zeros(n_channels, dtype=np.int64)
+    for run in sample_runs(reference.shape):
+        units = slice(run.start * n_labels, run.stop * n_labels)
+        n_units = units.stop - units.start
+        unit = (np.arange(run.stop - run.start)[:, None] * n_labels + part).ravel()
+        ref = reference[run][window]
+        counted = np.isfinite(ref)
+        errors = []
+        for fit in fits:
+            corrected = fit.correct_run(data.observed, split, run)[window]
+            counted &= np.isfinite(corrected)
+            if data.valid is not None:
+                valid = data.valid[run]
+                counted &= fit.candidate.moved(valid, valid.shape)[window]
+            with np.errstate(invalid="ignore"):  # inf - inf
+                errors.append(ref - corrected)
+        for k, error in enumerate(errors):
+            squares = np.square(np.where(counted, error, 0.0))
+            for channel in range(n_channels):
+                sums[k, channel, units] = np.bincount(
+                    unit, weights=squares[:, channel].ravel(), minlength=n_units
+                )
+        n_unit[units] = np.bincount(unit, weights=counted.sum(axis=1).ravel(), minlength=n_units)
+        n_channel += counted.sum(axis=(0, *range(2, ref.ndim)))
     sums = sums[:, :, n_unit > 0]
-    n_channel = np.maximum(counted.sum(axis=(0, *range(2, ref.ndim))), 1)
+    n_channel = np.maximum(n_channel, 1)
     # Each channel in units of its own error before, so that units and a junk channel do not decide.
     norm = sums[0].sum(axis=1) + n_channel * level.single**2
     sums = sums / norm[None, :, None]
@@ -176,7 +228,7 @@ def choose(
         sigmas, n_units = _sigmas(sums[0][touched].sum(axis=0), sums[k][touched].sum(axis=0))
         trials.append(
             Trial(
-                candidate,
+                fits[k],
                 rmse=math.sqrt(float(sums[k].sum()) / n_channels),
                 share=share,
                 sigmas=sigmas,

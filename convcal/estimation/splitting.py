@@ -52,21 +52,6 @@ class Split:
     kind: Literal["samples", "blocks"]
     folds: tuple[Fold, ...]
 
-    @property
-    def train(self) -> NDArray[np.int64]:
-        """Samples that the first fold fits."""
-        return self.folds[0].train
-
-    @property
-    def held(self) -> NDArray[np.int64]:
-        """Samples that the first fold holds out."""
-        return self.folds[0].held
-
-    @property
-    def held_mask(self) -> Mask | None:
-        """Positions that the first fold holds out."""
-        return self.folds[0].held_mask
-
 
 def content_order(reference: NDArray[Any], observed: NDArray[Any]) -> NDArray[np.int64]:
     """Order samples by a digest of what they hold, so that no result depends on how they came."""

@@ -8,6 +8,8 @@ import math
 import numpy as np
 from numpy.typing import NDArray
 
+from convcal.estimation.arrays import sample_runs
+
 __all__ = ["MAD_TO_SIGMA", "clipped", "correlation", "standardised"]
 
 Array = NDArray[np.float64]
@@ -29,12 +31,17 @@ def standardised(array: Array, valid: Mask | None) -> tuple[Array, Array, Array]
     """
     axes = (0, *range(2, array.ndim))
     column = (1, -1) + (1,) * (array.ndim - 2)
-    mask = np.ones(array.shape, dtype=bool) if valid is None else valid
-    safe = np.where(mask, array, 0.0)
-    count = np.maximum(mask.sum(axis=axes), 1)
+    safe, count = array, np.full(array.shape[1], array.size // array.shape[1])
+    if valid is not None:
+        safe, count = np.where(valid, array, 0.0), np.maximum(valid.sum(axis=axes), 1)
     mean = safe.sum(axis=axes) / count
-    centred = np.where(mask, safe - mean.reshape(column), 0.0)
-    spread = np.sqrt(np.square(centred).sum(axis=axes) / count)
+    centred = safe - mean.reshape(column)
+    if valid is not None:
+        centred[~valid] = 0.0
+    power = np.zeros(len(mean))
+    for run in sample_runs(array.shape):
+        power += np.square(centred[run]).sum(axis=axes)
+    spread = np.sqrt(power / count)
     is_flat = spread <= 1e-12 * np.abs(mean)
     spread = np.where(is_flat | (spread == 0), 1.0, spread)
     centred *= np.where(is_flat, 0.0, 1.0 / spread).reshape(column)

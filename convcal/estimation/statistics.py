@@ -14,16 +14,12 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from convcal.errors import InputError
-from convcal.estimation.arrays import check_arrays, check_limits
+from convcal.estimation.arrays import BUDGET, check_arrays, check_limits
 from convcal.estimation.counts import ChannelCounts
 from convcal.estimation.moments import OverlapMoments, pool_moments
 from convcal.estimation.records import ArrayRecord, as_arrays, as_header
 
-__all__ = ["BUDGET", "OutputStatistics"]
-
-BUDGET = 2**22
-"""Values per role that are kept. At 10 dB as many place a shift within a few 1e-4 pixels and a
-gain within 2e-4, below what the taps resolve; in float64 they are 32 MiB per role."""
+__all__ = ["OutputStatistics"]
 
 # Fewer than 4 samples could not be split into those that are fitted and those that decide. More
 # than 65536 of outputs of a few values cost more to keep (100 bytes each) than they tell.

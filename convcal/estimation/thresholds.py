@@ -80,7 +80,7 @@ def find_threshold(
     """
     good = np.isfinite(reference)
     wrong = is_wrong & good
-    if wrong.sum() < _LEAST_WRONG:
+    if wrong.sum() < _LEAST_WRONG or not _may_be_one(reference, observed, wrong):
         return None
     ref, obs, slack = reference[good], observed[good], allowance[good]
     bad = wrong[good]
@@ -108,6 +108,22 @@ def find_threshold(
             share = high.share + low.share
             return Threshold(kind, high.threshold, high.value, share, other=low)
     return None
+
+
+def _may_be_one(reference: Array, observed: Array, wrong: Mask, *, n_values: int = 2**18) -> bool:
+    """Tell, by evenly spaced values, whether all wrong ones on either side of 0 may be the same."""
+    every = max(1, wrong.size // n_values)
+    ref, obs = (array.ravel()[::every] for array in (reference, observed))
+    bad = wrong.ravel()[::every]
+    for side in (bad & (ref > 0), bad & (ref < 0)):
+        became = obs[side]
+        finite = np.isfinite(became)
+        if not finite.any():
+            continue
+        # Each is within two steps of a median that is not known here.
+        if not finite.all() or np.ptp(became) > 2 * two_fp16_steps(float(np.abs(became).max())):
+            return False
+    return True
 
 
 def _side(

@@ -80,26 +80,8 @@ def _constant_reference(facts: Facts) -> Judgement | None:
     )
 
 
-def _constant_held_out(facts: Facts) -> Judgement | None:
-    """Tell a difference that the held-out part is too empty to show from none."""
-    if facts.held_has_signal.any() or facts.level_before > 1 or facts.is_corrected:
-        return None
-    with np.errstate(invalid="ignore"):  # inf - inf: not finite, not counted
-        level = facts.in_tolerances(facts.reference - facts.observed)
-    if level <= 1:
-        return None
-    return refuse(
-        facts,
-        "not-identifiable",
-        "too-few-data",
-        f"the difference is {level:.3g} times what a faithful fp16 network may leave, but the "
-        "held-out part of the reference is constant and shows none of it; give more samples that "
-        "make the output vary",
-    )
-
-
 def _identical(facts: Facts) -> Judgement | None:
-    if facts.level_before > 1 or facts.is_sporadic or facts.n_lost or facts.is_corrected:
+    if facts.level_before > 1 or facts.n_lost or facts.is_corrected:
         return None
     if np.array_equal(facts.reference, facts.observed, equal_nan=True):
         reason = "the two outputs are equal, value by value"
@@ -129,7 +111,7 @@ def _constant_observed(facts: Facts) -> Judgement | None:
 
 def _solved(facts: Facts) -> Judgement | None:
     """Accept what leaves rounding only, unless it is one of many or the mean of a growth."""
-    if not facts.is_corrected or facts.level_after > 1 or facts.is_sporadic or facts.n_lost:
+    if not facts.is_corrected or facts.level_after > 1 or facts.n_lost:
         return None
     shift = facts.candidate.shift
     if facts.registration is not None and facts.registration.ambiguous and any(shift):
@@ -202,10 +184,6 @@ def _partly(facts: Facts) -> Judgement | None:
     dead = facts.findings["dead_channels"]
     if dead:
         more += f"; channels {dead} are constant in the observed output: their content is lost"
-    if facts.level_after <= 1 and facts.is_sporadic:
-        more += (
-            f"; over all data, fitted ones too, it leaves {facts.level_everywhere:.3g} times that"
-        )
     reason = helps(facts.choice.chosen, facts.level_after) + more
     return conclude(facts, "partly-correctable", family, reason, facts.candidate)
 
@@ -281,24 +259,6 @@ def _too_few(facts: Facts) -> Judgement | None:
     )
 
 
-def _sporadic(facts: Facts) -> Judgement | None:
-    """Do not take for identical what is wrong outside the first fold."""
-    if max(facts.level_before, facts.level_after) > 1 or facts.n_lost:
-        return None
-    with np.errstate(invalid="ignore"):  # inf - inf
-        residual = np.abs(facts.reference - facts.observed)
-    worst = int(np.argmax([part[np.isfinite(part)].max(initial=0) for part in residual]))
-    return refuse(
-        facts,
-        "not-correctable",
-        "sporadic",
-        f"the held-out data differ by rounding only, and all data together by "
-        f"{facts.level_everywhere:.3g} times what a faithful fp16 network may leave, most in "
-        f"sample {facts.order[worst]}: no one correction fits both; find out what sets such data "
-        "apart",
-    )
-
-
 def _unrelated(facts: Facts) -> Judgement | None:
     facts.findings["related_share"] = facts.related
     facts.findings["neighbour_correlation"] = facts.neighbour_correlation
@@ -338,7 +298,6 @@ def _unstructured(facts: Facts) -> Judgement:
 _RULES = (
     _nothing_finite,
     _constant_reference,
-    _constant_held_out,
     recognition.wrong_places,
     recognition.threshold,
     _identical,
@@ -361,7 +320,6 @@ _RULES = (
     _zeroed,
     _blurred,
     _too_few,
-    _sporadic,
     _unrelated,
     _noise,
 )

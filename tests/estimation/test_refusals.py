@@ -169,7 +169,7 @@ def test_periodic_stripes_give_a_verdict_without_a_warning(shape, sign):
 
 
 @pytest.mark.parametrize("n_samples", [1, 4, 24])
-def test_what_is_wrong_outside_of_the_held_out_data_is_not_called_identical(n_samples):
+def test_what_is_wrong_in_a_few_rows_of_one_sample_is_not_called_identical(n_samples):
     rng = np.random.default_rng(0)
     reference = rng.normal(size=(n_samples, 2, 24, 24)).astype(np.float32)
     faithful = reference.astype(np.float16).astype(np.float32)
@@ -180,8 +180,6 @@ def test_what_is_wrong_outside_of_the_held_out_data_is_not_called_identical(n_sa
             observed[sample, 0, row : row + 2] += 1
             result = estimate(reference, observed)
             assert result.verdict == "not-correctable"
-            if result.family == "sporadic":
-                assert f"most in sample {sample}" in result.reason
 
 
 def test_a_correction_that_some_samples_contradict_is_partly_right():
@@ -194,8 +192,7 @@ def test_a_correction_that_some_samples_contradict_is_partly_right():
         wrong[sample, :, 5:9] += 0.5
         result = estimate(reference, wrong)
         verdicts.add(result.verdict)
-        if "fitted ones too" in result.reason:
-            assert result.gain == pytest.approx([1.25] * 2, rel=0.01)
+        assert result.gain == pytest.approx([1.25] * 2, rel=0.01)
     assert verdicts == {"partly-correctable"}
 
 
