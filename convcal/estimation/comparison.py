@@ -170,14 +170,22 @@ class ShiftProblem:
         share = 0.25 ** (1 / len(self.border))
         return max(float(np.sort(b)[int(share * len(b))]) for b in self.border.values())
 
-    def inside(self, noise: float) -> tuple[slice, ...]:
-        """Give the middle, where predictions add less than a quarter to the noise, or little."""
-        cut = [slice(None)] * len(self.size)
+    def inside(self, noise: float) -> tuple[tuple[slice, ...], float]:
+        """Give the middle, where predictions add less than a quarter to a noise, or little.
+
+        Returns
+        -------
+        cut : tuple of slice
+        most : float
+            What they add there at most.
+        """
+        cut, most = [slice(None)] * len(self.size), 0.0
         for axis, border in self.border.items():
-            most = max(noise / 4, float(np.sort(border)[len(border) // 4]))
-            kept = np.flatnonzero(border <= most)
+            limit = max(noise / 4, float(np.sort(border)[len(border) // 4]))
+            kept = np.flatnonzero(border <= limit)
             cut[axis] = slice(int(kept[0]), int(kept[-1]) + 1)
-        return tuple(cut)
+            most += float(border[cut[axis]].max())
+        return tuple(cut), most
 
     def variance_shares(self, noise: float) -> tuple[float, float, float]:
         """Give means over the positions, by the weights w of a noise: of w, and of the border's b.

@@ -181,16 +181,14 @@ def refine_shift(
             solution, weighed = again, noise
             break
     slope, intercept = solution.line()
-    # What is left near a border is what was predicted wrongly: noise shows in the middle.
-    middle = fields.products(problem.inside(weighed)).sum(axis=0)
     error = np.column_stack([-intercept, -slope, -slope[:, None] * solution.step, slope**0])
-    left = np.einsum("ck,ckl,cl->c", error, middle, error) / np.maximum(middle[:, 0, 0], 1e-30)
-    left = np.maximum(left, floor)
+    left, most = _noise(problem, fields, error, floor, weighed)
     # In the band the filter keeps the power of the signal, of white noise only its own square sum.
     # Both stacks are predicted wrongly, by much the same where the shift is small: by how much,
-    # what is left altogether tells.
+    # what is left altogether tells, unless nothing lies free of it.
     own, mean, predicted = problem.variance_shares(weighed)
-    wrong = predicted * np.clip((solution.left - left) / max(mean, 1e-30), 0.0, 1.0)
+    share = np.clip((solution.left - left) / max(mean, 1e-30), 0.0, 1.0)
+    wrong = predicted * np.where(most > left, 1.0, share)
     white = (own * left + wrong) / problem.noise_gain
     return Refinement(
         shift=shift,
@@ -205,6 +203,25 @@ def refine_shift(
         _fields=fields,
         _solution=solution,
     )
+
+
+def _noise(
+    problem: ShiftProblem, fields: Fields, error: Array, floor: Array, weighed: float
+) -> tuple[Array, float]:
+    """Give the variance of an error per channel, and what predictions add to it at most.
+
+    What is left near a border is what was predicted wrongly: noise shows in the middle.
+    """
+    noise = weighed
+    for _ in range(2):
+        cut, most = problem.inside(noise)
+        gram = fields.products(cut).sum(axis=0)
+        square = np.einsum("ck,ckl,cl->c", error, gram, error)
+        left = np.maximum(square / np.maximum(gram[:, 0, 0], 1e-30), floor)
+        noise, before = float(np.median(left)), noise
+        if noise > before / 2:
+            break
+    return left, most
 
 
 def _is_settled(solution: Solution) -> bool:
