@@ -7,6 +7,7 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
+import scipy.special
 from numpy.typing import NDArray
 
 from convcal.estimation.gaps import fill_invalid, overlay
@@ -32,8 +33,8 @@ _MODEL_ERROR = 0.00015
 _GAIN_ERROR = 0.0001
 # Shifts nearer to a whole pixel than this are whole, whatever the noise.
 _WHOLE = 0.002
-# 99.7 % of the time, where the error is all noise.
-_SIGMAS = 3.0
+# How often all axes of a shift stay within the limits of noise.
+_WITHIN = 0.9973
 # Share of the variance that rounding both outputs leaves, in units of rounding one.
 _ROUNDING = 4.0
 # A second shift is as good as the best if it leaves at most 5 % more of the residual.
@@ -215,8 +216,9 @@ def register(
         # Whole pixels leave rounding only; at 8 values a sample a fraction may seem to as well.
         raw, error = tuple(float(b) for b in best), (math.inf,) * n_axes
     nearest = tuple(round(s) for s in raw)
+    sigmas = _sigmas(len(raw))
     whole = tuple(
-        not math.isfinite(e) or abs(s - n) <= max(_WHOLE, _SIGMAS * e)
+        not math.isfinite(e) or abs(s - n) <= max(_WHOLE, sigmas * e)
         for s, n, e in zip(raw, nearest, error, strict=True)
     )
     shift = tuple(float(n) if w else s for s, n, w in zip(raw, nearest, whole, strict=True))
@@ -313,7 +315,13 @@ def _contradicts(low: Refinement, high: Refinement, free: tuple[int, ...]) -> bo
     moved = np.abs(low.shift - high.shift)[axes]
     # The wide band's estimate is the efficient one: the difference's variance is that of theirs.
     extra = np.diag(low.covariance)[axes] - np.diag(high.covariance)[axes]
-    return bool((moved > _SIGMAS * np.sqrt(np.maximum(extra, 0.0)) + _AGREEMENT).any())
+    limit = _sigmas(len(axes)) * np.sqrt(np.maximum(extra, 0.0)) + _AGREEMENT
+    return bool((moved > limit).any())
+
+
+def _sigmas(n_axes: int) -> float:
+    """Give the standard errors within which all of so many axes stay: three of one axis."""
+    return float(-scipy.special.ndtri((1 - _WITHIN ** (1 / n_axes)) / 2))
 
 
 def _standard_error(found: Refinement, free: tuple[int, ...], floor: Array) -> tuple[float, ...]:
