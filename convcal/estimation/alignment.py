@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from convcal.errors import InputError
 from convcal.estimation.arrays import Part, check_arrays, check_limits, choose_part
 from convcal.estimation.overlap import score_shifts
-from convcal.estimation.refinement import Refinement, refine_shift
+from convcal.estimation.refinement import MODEL_ERROR, Refinement, refine_shift
 
 __all__ = ["Alignment", "align"]
 
@@ -58,7 +58,7 @@ class Alignment:
         """Standard errors of the shift, shape (n_axes,); infinite along axes not refined."""
         if self._refinement is None:
             return np.full(len(self.shift), math.inf)
-        return np.asarray(np.sqrt(self._refinement.covariance.diagonal()))
+        return np.asarray(np.hypot(np.sqrt(self._refinement.covariance.diagonal()), MODEL_ERROR))
 
 
 def align(
@@ -193,20 +193,16 @@ def _refined(
             n_values=ref.values.size,
             _refinement=None,
         )
-    related = found.slope != 0
-    slope = np.where(related, found.slope * obs.spread / ref.spread, 1.0)
-    gain = 1 / slope
-    centre = obs.mean + obs.spread * found.intercept
-    error = np.where(
-        related, np.abs(gain * found.slope_error / np.where(related, found.slope, 1.0)), math.inf
+    related = found.line.slope != 0
+    gain, bias, gain_error, bias_error = found.line.gains(
+        (ref.mean, ref.spread), (obs.mean, obs.spread)
     )
-    level = found.intercept_error * obs.spread * np.abs(gain)
     return Alignment(
         shift=found.shift + np.array(moved),
-        gain=gain,
-        bias=np.where(related, ref.mean - gain * centre, 0.0),
-        gain_error=error,
-        bias_error=np.hypot(level, error * np.where(related, centre, 1.0)),
+        gain=np.where(related, gain, 1.0),
+        bias=np.where(related, bias, 0.0),
+        gain_error=gain_error,
+        bias_error=bias_error,
         n_values=ref.values.size,
         _refinement=found,
     )

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from convcal.estimation.affine import fit_affine
 from convcal.estimation.gaps import move
-from convcal.estimation.registration import Line
+from convcal.estimation.refinement import Line
 from convcal.estimation.standard import MAD_TO_SIGMA
 
 __all__ = ["find_outliers"]

@@ -18,19 +18,14 @@ from convcal.estimation.overlap import (
     score_shifts,
 )
 from convcal.estimation.phase import correlate_phases
-from convcal.estimation.refinement import Refinement, refine_shift
+from convcal.estimation.refinement import MODEL_ERROR, Line, Refinement, refine_shift
 from convcal.estimation.units import unit_covariance, unit_deviations
 
-__all__ = ["Line", "Registration", "register"]
+__all__ = ["Registration", "register"]
 
 Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-# What the estimator itself may be off by, in pixels, and claims no less: with fp16 pairs of 64 x 64
-# that are exact but for rounding, 95 in 100 are within 0.0002 px (benchmarks/registration.py).
-_MODEL_ERROR = 0.00015
-# The same of a gain, relative: weights rounded to fp16 change it by as much.
-_GAIN_ERROR = 0.0001
 # Shifts nearer to a whole pixel than this are whole, whatever the noise.
 _WHOLE = 0.002
 # How often all axes of a shift stay within the limits of noise.
@@ -49,44 +44,6 @@ _MAX_FILLS, _SETTLED = 6, 0.0005
 _LEAST_SIZE = 6
 # From here on lower bands are tried: filters that are shorter leave next to nothing in them.
 _LEAST_BANDED = 16
-
-
-@dataclass(frozen=True, eq=False)
-class Line:
-    """``observed = slope * reference + intercept`` of standardised stacks, per channel.
-
-    Attributes
-    ----------
-    slope, slope_error, intercept, intercept_error : ndarray of float64, shape (C,)
-        Standard errors for white noise in the observed values; infinite where unrelated.
-    """
-
-    slope: Array
-    slope_error: Array
-    intercept: Array
-    intercept_error: Array
-
-    def gains(
-        self, reference: tuple[Array, Array], observed: tuple[Array, Array]
-    ) -> tuple[Array, Array, Array, Array]:
-        """Give gain, bias and their standard errors in the outputs' own units.
-
-        Parameters
-        ----------
-        reference, observed : (mean, spread)
-            What both were standardised by.
-        """
-        (ref_mean, ref_spread), (obs_mean, obs_spread) = reference, observed
-        related = self.slope != 0
-        slope = np.where(related, self.slope, 1.0)
-        gain = ref_spread / (obs_spread * slope)
-        centre = obs_mean + obs_spread * self.intercept
-        relative = np.hypot(self.slope_error / np.abs(slope), _GAIN_ERROR)
-        gain_error = np.where(related, np.abs(gain) * relative, np.inf)
-        level = self.intercept_error * obs_spread * np.abs(gain)
-        with np.errstate(invalid="ignore"):  # inf * 0, where unrelated
-            bias_error = np.where(related, np.hypot(level, gain_error * centre), np.inf)
-        return gain, ref_mean - gain * centre, gain_error, bias_error
 
 
 @dataclass(frozen=True, eq=False)
@@ -232,7 +189,7 @@ def register(
         standard_error=error,
         band=band,
         interval=tuple((s - 1.96 * e, s + 1.96 * e) for s, e in zip(raw, error, strict=True)),
-        line=None if refined is None else _line(refined[0]),
+        line=None if refined is None else refined[0].line,
         peak_ratio=phase.peak_ratio,
         phase_peak=phase.peak,
         agreement=float((np.abs(deviations).max(axis=1) < 0.25).mean()) if len(deviations) else 1.0,
@@ -242,16 +199,6 @@ def register(
         ),
         ambiguous=_ambiguous(scores, best, frozen),
         unexplained=float(np.median(seen)) if seen.size else 1.0,
-    )
-
-
-def _line(found: Refinement) -> Line:
-    related = found.slope != 0
-    return Line(
-        slope=found.slope,
-        slope_error=np.where(related, found.slope_error, np.inf),
-        intercept=found.intercept,
-        intercept_error=np.where(related, found.intercept_error, np.inf),
     )
 
 
@@ -333,7 +280,7 @@ def _standard_error(found: Refinement, free: tuple[int, ...], floor: Array) -> t
         limit = 1 + 2.5 * math.sqrt(2 / len(found.grams))
         spread, own = np.diag(robust), variance[list(free)]
         variance[list(free)] = np.where(spread > limit * own, spread, own)
-    return tuple(float(e) for e in np.sqrt(variance + _MODEL_ERROR**2))
+    return tuple(float(e) for e in np.sqrt(variance + MODEL_ERROR**2))
 
 
 def _identifiable(
