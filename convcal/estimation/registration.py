@@ -43,7 +43,7 @@ _MAX_FILLS, _SETTLED = 6, 0.0005
 # Fewer positions than this along an axis are moved by whole pixels.
 _LEAST_SIZE = 6
 # From here on lower bands are tried: filters that are shorter leave next to nothing in them.
-_LEAST_BANDED = 16
+_LEAST_BANDED = 24
 
 
 @dataclass(frozen=True, eq=False)
