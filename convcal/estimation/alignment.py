@@ -15,7 +15,7 @@ from numpy.typing import ArrayLike, NDArray
 from convcal.errors import InputError
 from convcal.estimation.arrays import Part, check_arrays, check_limits, choose_part
 from convcal.estimation.overlap import score_shifts
-from convcal.estimation.refinement import MODEL_ERROR, Refinement, refine_shift
+from convcal.estimation.refinement import MODEL_ERROR, Refinement, line_gains, refine_shift
 
 __all__ = ["Alignment", "align"]
 
@@ -39,8 +39,6 @@ class Alignment:
     gain, bias : ndarray of float64, shape (C,)
         The maximum of the likelihood for noise in the observed values; gain 1 and bias 0 where a
         channel has no signal in common.
-    gain_error, bias_error : ndarray of float64, shape (C,)
-        Standard errors; infinite where nothing was fitted.
     n_values : int
         How many values of either stack were used.
     """
@@ -48,9 +46,8 @@ class Alignment:
     shift: Array
     gain: Array
     bias: Array
-    gain_error: Array
-    bias_error: Array
     n_values: int
+    _units: tuple[tuple[Array, Array], tuple[Array, Array]]
     _refinement: Refinement | None
 
     @cached_property
@@ -59,6 +56,22 @@ class Alignment:
         if self._refinement is None:
             return np.full(len(self.shift), math.inf)
         return np.asarray(np.hypot(np.sqrt(self._refinement.covariance.diagonal()), MODEL_ERROR))
+
+    @property
+    def gain_error(self) -> Array:
+        """Standard errors of the gain, shape (C,); infinite where nothing was fitted."""
+        return self._errors[0]
+
+    @property
+    def bias_error(self) -> Array:
+        """Standard errors of the bias, shape (C,); infinite where nothing was fitted."""
+        return self._errors[1]
+
+    @cached_property
+    def _errors(self) -> tuple[Array, Array]:
+        if self._refinement is None:
+            return np.full(len(self.gain), math.inf), np.full(len(self.gain), math.inf)
+        return self._refinement.line.gains(*self._units)[2:]
 
 
 def align(
@@ -182,28 +195,20 @@ def _refined(
         floor=np.full(n_channels, _FP16_FLOOR),
         free=coarse.free,
     )
-    if found is None:
-        never = np.full(n_channels, math.inf)
-        return Alignment(
-            shift=np.array(coarse.best, dtype=np.float64),
-            gain=np.ones(n_channels),
-            bias=np.zeros(n_channels),
-            gain_error=never,
-            bias_error=never,
-            n_values=ref.values.size,
-            _refinement=None,
-        )
-    related = found.line.slope != 0
-    gain, bias, gain_error, bias_error = found.line.gains(
-        (ref.mean, ref.spread), (obs.mean, obs.spread)
-    )
+    units = (ref.mean, ref.spread), (obs.mean, obs.spread)
+    shift = np.array(coarse.best, dtype=np.float64)
+    gain, bias = np.ones(n_channels), np.zeros(n_channels)
+    if found is not None:
+        shift = found.shift + np.array(moved)
+        related = found.slope != 0
+        fitted = line_gains(found.slope, found.intercept, *units)
+        gain, bias = np.where(related, fitted[0], gain), np.where(related, fitted[1], bias)
     return Alignment(
-        shift=found.shift + np.array(moved),
-        gain=np.where(related, gain, 1.0),
-        bias=np.where(related, bias, 0.0),
-        gain_error=gain_error,
-        bias_error=bias_error,
+        shift=shift,
+        gain=gain,
+        bias=bias,
         n_values=ref.values.size,
+        _units=units,
         _refinement=found,
     )
 

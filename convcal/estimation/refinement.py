@@ -16,7 +16,7 @@ from convcal.estimation.arrays import choose_part
 from convcal.estimation.comparison import Fields, ShiftProblem
 from convcal.estimation.solution import Solution, solve
 
-__all__ = ["MODEL_ERROR", "Line", "Refinement", "refine_shift"]
+__all__ = ["MODEL_ERROR", "Line", "Refinement", "line_gains", "refine_shift"]
 
 Array = NDArray[np.float64]
 Floats = NDArray[np.floating[Any]]
@@ -29,7 +29,7 @@ MODEL_ERROR = 0.00015
 _GAIN_ERROR = 0.0001
 _MAX_STEPS = 12
 _LARGEST_MOVE = 1.5
-_FEW = 2**13  # values that the first steps are made with
+_FEW = 2**12  # values that the first steps are made with
 _LEAST_NOISE = 1e-6  # below it, it makes no difference to the weights
 # What noise there is shows at the first step; that is made with the weights of this much.
 _LIKELY_NOISE = 1e-3
@@ -62,17 +62,29 @@ class Line:
         reference, observed : (mean, spread)
             What both were standardised by.
         """
-        (ref_mean, ref_spread), (obs_mean, obs_spread) = reference, observed
+        obs_mean, obs_spread = observed
         related = self.slope != 0
-        slope = np.where(related, self.slope, 1.0)
-        gain = ref_spread / (obs_spread * slope)
+        gain, bias = line_gains(self.slope, self.intercept, reference, observed)
         centre = obs_mean + obs_spread * self.intercept
+        slope = np.where(related, self.slope, 1.0)
         relative = np.hypot(self.slope_error / np.abs(slope), _GAIN_ERROR)
         gain_error = np.where(related, np.abs(gain) * relative, np.inf)
         level = self.intercept_error * obs_spread * np.abs(gain)
         with np.errstate(invalid="ignore"):  # inf * 0, where unrelated
             bias_error = np.where(related, np.hypot(level, gain_error * centre), np.inf)
-        return gain, ref_mean - gain * centre, gain_error, bias_error
+        return gain, bias, gain_error, bias_error
+
+
+def line_gains(
+    slope: Array,
+    intercept: Array,
+    reference: tuple[Array, Array],
+    observed: tuple[Array, Array],
+) -> tuple[Array, Array]:
+    """Give gain and bias of a `Line` as `Line.gains` does, without their errors."""
+    (ref_mean, ref_spread), (obs_mean, obs_spread) = reference, observed
+    gain = ref_spread / (obs_spread * np.where(slope != 0, slope, 1.0))
+    return gain, ref_mean - gain * (obs_mean + obs_spread * intercept)
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,19 +96,69 @@ class Refinement:
     shift : ndarray of float64, shape (n_axes,)
     noise : float
         Variance in the band that predictions were weighed against, about what noise has.
-    residual : ndarray of float64, shape (C,)
-        Variance of the noise in the band per channel, in units of the observed variance.
-    line : Line
+    slope, intercept : ndarray of float64, shape (C,)
+        Of `line`.
     """
 
     shift: Array
     noise: float
-    residual: Array
-    line: Line
-    _wrong: Array
+    slope: Array
+    intercept: Array
+    _floor: Array
     _problem: ShiftProblem
     _fields: Fields
     _solution: Solution
+
+    @cached_property
+    def line(self) -> Line:
+        """Gain and bias, with their errors."""
+        own, _, _ = self._problem.variance_shares(self.noise)
+        # In the band the filter keeps the power of the signal, of white noise only its own square
+        # sum.
+        white = (own * self.residual + self._wrong) / self._problem.noise_gain
+        related = self.slope != 0
+        return Line(
+            slope=self.slope,
+            slope_error=np.where(related, np.sqrt(white / self._solution.power), np.inf),
+            intercept=self.intercept,
+            intercept_error=np.where(related, np.sqrt(white / self._solution.count), np.inf),
+        )
+
+    @property
+    def residual(self) -> Array:
+        """Variance of the noise in the band per channel, of the observed variance; shape (C,)."""
+        return self._left[0]
+
+    @cached_property
+    def _left(self) -> tuple[Array, float]:
+        """Variance of the noise per channel, and what predictions add to it at most.
+
+        What is left near a border is what was predicted wrongly: noise shows in the middle.
+        """
+        slope, ones = self.slope[:, None], np.ones((len(self.slope), 1))
+        error = np.hstack([-self.intercept[:, None], -slope, -slope * self._solution.step, ones])
+        noise = self.noise
+        for _ in range(2):
+            cut, most = self._problem.inside(noise)
+            gram = self._fields.products(cut).sum(axis=0)
+            square = np.einsum("ck,ckl,cl->c", error, gram, error)
+            left = np.maximum(square / np.maximum(gram[:, 0, 0], 1e-30), self._floor)
+            noise, before = float(np.median(left)), noise
+            if noise > before / 2:
+                break
+        return left, most
+
+    @cached_property
+    def _wrong(self) -> Array:
+        """What wrong predictions add to the variance of a weighted sum, per weight and channel.
+
+        Both stacks are predicted wrongly, by much the same where the shift is small: by how much,
+        what is left altogether tells, unless nothing lies free of it.
+        """
+        left, most = self._left
+        _, mean, predicted = self._problem.variance_shares(self.noise)
+        share = np.clip((self._solution.left - left) / max(mean, 1e-30), 0.0, 1.0)
+        return np.asarray(predicted * np.where(most > left, 1.0, share))
 
     @cached_property
     def covariance(self) -> Array:
@@ -177,7 +239,7 @@ def refine_shift(
         return None
     shift = np.array(start, dtype=np.float64)
     noise = _LIKELY_NOISE
-    if reference.size > 2 * _FEW:
+    if reference.size > 4 * _FEW:
         first = _refine_part(
             reference,
             observed,
@@ -218,49 +280,16 @@ def refine_shift(
             solution, weighed = again, noise
             break
     slope, intercept = solution.line()
-    error = np.column_stack([-intercept, -slope, -slope[:, None] * solution.step, slope**0])
-    left, most = _noise(problem, fields, error, floor, weighed)
-    # In the band the filter keeps the power of the signal, of white noise only its own square sum.
-    # Both stacks are predicted wrongly, by much the same where the shift is small: by how much,
-    # what is left altogether tells, unless nothing lies free of it.
-    own, mean, predicted = problem.variance_shares(weighed)
-    share = np.clip((solution.left - left) / max(mean, 1e-30), 0.0, 1.0)
-    wrong = predicted * np.where(most > left, 1.0, share)
-    white = (own * left + wrong) / problem.noise_gain
     return Refinement(
         shift=shift,
         noise=weighed,
-        residual=left,
-        line=Line(
-            slope=slope,
-            slope_error=np.where(slope != 0, np.sqrt(white / solution.power), np.inf),
-            intercept=intercept,
-            intercept_error=np.where(slope != 0, np.sqrt(white / solution.count), np.inf),
-        ),
-        _wrong=wrong,
+        slope=slope,
+        intercept=intercept,
+        _floor=floor,
         _problem=problem,
         _fields=fields,
         _solution=solution,
     )
-
-
-def _noise(
-    problem: ShiftProblem, fields: Fields, error: Array, floor: Array, weighed: float
-) -> tuple[Array, float]:
-    """Give the variance of an error per channel, and what predictions add to it at most.
-
-    What is left near a border is what was predicted wrongly: noise shows in the middle.
-    """
-    noise = weighed
-    for _ in range(2):
-        cut, most = problem.inside(noise)
-        gram = fields.products(cut).sum(axis=0)
-        square = np.einsum("ck,ckl,cl->c", error, gram, error)
-        left = np.maximum(square / np.maximum(gram[:, 0, 0], 1e-30), floor)
-        noise, before = float(np.median(left)), noise
-        if noise > before / 2:
-            break
-    return left, most
 
 
 def _is_settled(solution: Solution) -> bool:
