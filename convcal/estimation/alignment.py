@@ -215,40 +215,29 @@ def _refined(
 
 def _standardised(pair: tuple[NDArray[Any], NDArray[Any]], part: Part) -> tuple[_Stack, _Stack]:
     """Standardise a part of both, in float32 where that loses nothing."""
-    reference, observed = pair[0][part.reference], pair[1][part.observed]
     # Rounding to float32 is a thousandth of what rounding to fp16 leaves.
     is_short = all(np.can_cast(array.dtype, np.float32) for array in pair)
-    kinds = (np.float32, np.float64) if is_short else (np.float64,)
-    for kind in kinds:
-        ref, obs = _standard(reference, kind), _standard(observed, kind)
-        if ref is not None and obs is not None:
-            return ref, obs
-    role = "reference" if ref is None else "observed"
-    raise InputError(
-        f"the {role} output has values that are not finite; accepted are finite ones: "
-        "convcal.estimation.estimate leaves the others out"
+    kind = np.float32 if is_short else np.float64
+    return (
+        _standard(pair[0][part.reference], "reference", kind),
+        _standard(pair[1][part.observed], "observed", kind),
     )
 
 
-def _standard(array: NDArray[Any], kind: type[np.floating[Any]]) -> _Stack | None:
-    """Give mean 0 and spread 1 per channel, in floats of a kind; None where they overflow it."""
-    axes = (0, *range(2, array.ndim))
-    column = (1, -1) + (1,) * (array.ndim - 2)
-    values = array.astype(kind)
-    # What is taken off is what was rounded: no offset is left for the bias to miss.
+def _standard(array: NDArray[Any], role: str, kind: type[np.floating[Any]]) -> _Stack:
+    """Give mean 0 and spread 1 per channel, in floats of a kind."""
+    values = np.array(array, dtype=np.float64, order="C").reshape(*array.shape[:2], -1)
     with np.errstate(invalid="ignore"):  # infinities of both signs
-        mean = values.mean(axis=axes, dtype=np.float64).astype(kind)
+        mean = values.mean(axis=(0, 2))
     if not np.isfinite(mean).all():
-        return None
-    values -= mean.reshape(column)
-    with np.errstate(over="ignore"):
-        power = np.square(values).mean(axis=axes, dtype=np.float64)
-    tiny = np.finfo(kind).tiny / np.finfo(kind).eps
-    if kind is np.float32 and not ((power == 0) | ((power > tiny) & (power < np.inf))).all():
-        return None
+        raise InputError(
+            f"the {role} output has values that are not finite; accepted are finite ones: "
+            "convcal.estimation.estimate leaves the others out"
+        )
+    values -= mean[:, None]
+    power = np.einsum("ncx,ncx->c", values, values) * (len(mean) / values.size)
     spread = np.sqrt(power)
     spread[spread <= 1e-12 * np.abs(mean)] = 1.0
     spread[spread == 0] = 1.0
-    share = (1 / spread).astype(kind)
-    values *= share.reshape(column)
-    return _Stack(values, mean.astype(np.float64), 1 / share.astype(np.float64))
+    values *= (1 / spread)[:, None]
+    return _Stack(values.astype(kind, copy=False).reshape(array.shape), mean, spread)

@@ -246,8 +246,11 @@ def _folded(
     flat[:, :, low - start : low - start + n_taps] = taps[:, None]
     whole = flat.reshape(n_filters, -1)[:, : length * width].reshape(n_filters, length, width)
     inside = whole[:, :, before : width - after]
+    # The first row reads furthest beyond the start, the last one beyond the end.
     if before:
-        inside[:, :, : predictor.order] += whole[:, :, :before] @ predictor.before[-before:]
+        rows = whole[:, :before, :before]
+        inside[:, :before, : predictor.order] += rows @ predictor.before[-before:]
     if after:
-        inside[:, :, -predictor.order :] += whole[:, :, width - after :] @ predictor.after[:after]
+        rows = whole[:, -after:, width - after :]
+        inside[:, -after:, -predictor.order :] += rows @ predictor.after[:after]
     return inside, max(start, 0), min(high, size)
