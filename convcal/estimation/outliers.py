@@ -47,7 +47,8 @@ def find_outliers(
     Returns
     -------
     ndarray of bool or None
-        None where they are fewer than one in a thousand, or where they are what varies.
+        None where they are fewer than one in a thousand of these, more than four tenths, or what
+        varies.
 
     Notes
     -----
@@ -83,7 +84,7 @@ def find_outliers(
     share = gross.sum() / max(int(valid.sum()), 1)
     if not 1e-3 < share < 0.4:
         return None
-    # A channel of which they are most of the variance varies by them: they are its signal.
+    # Without them little is left of what is predicted: they are the signal.
     kept_power = np.square(np.where(gross | ~valid, 0.0, predicted)).sum()
     if kept_power < 0.3 * np.square(np.where(valid, predicted, 0.0)).sum():
         return None
