@@ -59,6 +59,11 @@ def find_outliers(
     for mask in masks:
         if mask is not None:
             valid &= np.broadcast_to(mask, observed.shape)
+    # What has entered at a border contradicts nothing.
+    for axis, (pixels, size) in enumerate(zip(shift, observed.shape[2:], strict=True), start=2):
+        source = np.arange(size) + pixels
+        has_source = (source >= 0) & (source <= size - 1)
+        valid &= has_source.reshape([-1 if a == axis else 1 for a in range(observed.ndim)])
     column = (1, -1) + (1,) * len(shift)
     moved = move(reference, shift)
     if line is None:
