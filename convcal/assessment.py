@@ -57,7 +57,7 @@ class FitOptions:
             raise InputError(
                 f"model is {self.model!r}; {', '.join(('auto', *MODELS))} are accepted"
             )
-        if not is_number(self.holdout) or not 0 < self.holdout <= 0.5:
+        if not _is_number(self.holdout) or not 0 < self.holdout <= 0.5:
             raise InputError(
                 f"holdout is {self.holdout!r}; a share above 0 and at most 0.5 is accepted"
             )
@@ -72,14 +72,14 @@ class FitOptions:
                 f"max_shift is {self.max_shift!r}; whole numbers of at least 0 are accepted"
             )
         if self.data_range is not None and (
-            not is_number(self.data_range) or not 0 < self.data_range < np.inf
+            not _is_number(self.data_range) or not 0 < self.data_range < np.inf
         ):
             raise InputError(
                 f"data_range is {self.data_range!r}; a finite number above 0 is accepted"
             )
 
 
-def is_number(value: object) -> bool:
+def _is_number(value: object) -> bool:
     """Tell whether a value is one real number; a boolean is none."""
     return isinstance(value, Real) and not isinstance(value, bool)
 

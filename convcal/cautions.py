@@ -236,7 +236,7 @@ def warn_of_overflow(calibration: Calibration, *, precision: str) -> None:
     for name, output in calibration.outputs.items():
         correction = output.correction
         span = output.metrics.get("before", {}).get("data_range")
-        if correction.is_identity or correction.dtype != "float16" or not is_finite(span):
+        if correction.is_identity or correction.dtype != "float16" or not _is_finite(span):
             continue
         largest = float(span)
         if precision == "output" and correction.has_gain:
@@ -249,7 +249,7 @@ def warn_of_overflow(calibration: Calibration, *, precision: str) -> None:
             )
 
 
-def is_finite(value: object) -> bool:
+def _is_finite(value: object) -> bool:
     """Tell whether a metric is there and finite; infinities are text in a calibration."""
     return isinstance(value, int | float) and math.isfinite(value)
 

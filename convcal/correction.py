@@ -23,6 +23,7 @@ Precision = Literal["float32", "output"]
 
 _DTYPES = ("float16", "float32", "float64", "uint8", "int8", "int16", "uint16", "int32", "int64")
 FP16_LARGEST = 65504.0
+
 MAX_SIZE = 2**31 - 1
 SCALES = (0.5, 2.0)
 """Bounds on what a calibration file may ask for; far beyond anything that is ever fitted."""

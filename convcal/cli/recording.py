@@ -171,8 +171,10 @@ def _capture(arguments: argparse.Namespace) -> Outcome:
 
 def _places(arguments: argparse.Namespace) -> tuple[Path, Path]:
     """Give where the role is, and where it grows until it is recorded to its end."""
+    from convcal.data.growing import partial_path
+
     target: Path = arguments.output
-    return target, target.with_name(f"{target.name}.{arguments.role}.partial")
+    return target, partial_path(target, arguments.role)
 
 
 def _samples_there(arguments: argparse.Namespace) -> frozenset[str]:

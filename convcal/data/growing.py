@@ -34,7 +34,7 @@ from convcal.files import ensure_absent, staged
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["RoleGrower", "check_recording", "grow_role", "record_role"]
+__all__ = ["RoleGrower", "check_recording", "grow_role", "partial_path", "record_role"]
 
 SECONDS_BETWEEN_COMMITS = 5.0
 """What was recorded since is lost when the process is killed; no more than a tenth of the time
@@ -470,6 +470,11 @@ def record_role(
         shutil.rmtree(partial, ignore_errors=True)
 
 
+def partial_path(folder: Path, role: str) -> Path:
+    """Give where a role of a capture grows until it is recorded to its end."""
+    return folder.with_name(f"{folder.name}.{role}.partial")
+
+
 def check_recording(
     path: str | os.PathLike[str], role: str, *, append: bool, force: bool
 ) -> tuple[Path, Path]:
@@ -489,7 +494,7 @@ def check_recording(
         If `path` is no capture, or both are given and there is nothing to go on with.
     """
     folder = check_role(path, role, force=append or force).absolute()
-    partial = folder.with_name(f"{folder.name}.{role}.partial")
+    partial = partial_path(folder, role)
     if partial.exists() and [*partial.iterdir()] == [partial / "zarr.json"]:
         shutil.rmtree(partial)  # its role was moved away, and then the process was killed
     if partial.exists() and not (append or force):

@@ -16,9 +16,8 @@ from convcal.errors import InputError
 __all__ = ["BUDGET", "Part", "check_arrays", "check_limits", "choose_part", "sample_runs"]
 
 BUDGET = 2**22
-"""Values per role that are looked at, or kept, together. At 10 dB as many place a shift within a
-few 1e-4 pixels and a gain within 2e-4, below what the taps resolve; in float64 they are 32 MiB per
-role."""
+"""Values per role that are looked at, or kept, together: 32 MiB in float64. At 10 dB a sixteenth of
+them places a shift within a few 1e-4 pixels (benchmarks/registration.py)."""
 
 _LARGEST = 1e75
 """The product of four such values is still a float64. What is smaller than the inverse counts as
@@ -86,7 +85,7 @@ def check_limits(
 
 
 def sample_runs(shape: tuple[int, ...]) -> list[slice]:
-    """Divide the samples of a stack (N, C, *spatial) into runs of `BUDGET` values, or of one."""
+    """Divide samples (N, C, *spatial) into runs of at most `BUDGET` values, or of one sample."""
     n_samples, step = shape[0], max(1, BUDGET // math.prod(shape[1:]))
     return [slice(i, min(i + step, n_samples)) for i in range(0, n_samples, step)]
 

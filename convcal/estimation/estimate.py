@@ -160,13 +160,14 @@ def estimate(
 
     Notes
     -----
-    Up to 2**22 values of a role are looked at together. Of larger outputs some things are seen by
-    a part, chosen by content alone:
+    Up to 2**22 values of a role are looked at together, all but for fitted taps. Of larger outputs
+    some things are seen by a part, chosen by content alone:
 
     - the shift, its errors and what else is under ``registration`` in the evidence, and the
       intervals of gain and bias: by about 2**22 values, of evenly spaced samples and, where eight
       of them are more, of windows on these, those where the reference varies most;
-    - fitted taps: where one sample has more, by such a window of 2**18 values;
+    - fitted taps: of any output by evenly spaced samples of 2**18 values, one at least; where one
+      has more than 2**22, by such a window;
     - rows or a buffer that were read from the wrong element: by evenly spaced samples of as many
       values, one at least;
     - positions displaced by amounts of their own, and whether neighbours are related in what is
@@ -226,6 +227,8 @@ def _estimate(
     split = split_samples(ref.shape, holdout=holdout)
     found = _Registered()
     if spatial:
+        # Outliers pull the first registration: what is far off even so is left out, the rest is
+        # found closer to the next one, and the last one is without them.
         for draw_in, slack in ((robust, 0.5), (False, 0.1), (False, None)):
             found = _register(
                 ref, obs, validity=validity, limits=limits, level=level, robust=draw_in, slack=slack

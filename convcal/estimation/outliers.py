@@ -47,7 +47,8 @@ def find_outliers(
     Returns
     -------
     ndarray of bool or None
-        None where they are fewer than one in a thousand, or where they are what varies.
+        None where they are fewer than one in a thousand of these, more than four tenths, or what
+        varies.
 
     Notes
     -----
@@ -58,6 +59,11 @@ def find_outliers(
     for mask in masks:
         if mask is not None:
             valid &= np.broadcast_to(mask, observed.shape)
+    # What has entered at a border contradicts nothing.
+    for axis, (pixels, size) in enumerate(zip(shift, observed.shape[2:], strict=True), start=2):
+        source = np.arange(size) + pixels
+        has_source = (source >= 0) & (source <= size - 1)
+        valid &= has_source.reshape([-1 if a == axis else 1 for a in range(observed.ndim)])
     column = (1, -1) + (1,) * len(shift)
     moved = move(reference, shift)
     if line is None:
@@ -83,7 +89,7 @@ def find_outliers(
     share = gross.sum() / max(int(valid.sum()), 1)
     if not 1e-3 < share < 0.4:
         return None
-    # A channel of which they are most of the variance varies by them: they are its signal.
+    # Without them little is left of what is predicted: they are the signal.
     kept_power = np.square(np.where(gross | ~valid, 0.0, predicted)).sum()
     if kept_power < 0.3 * np.square(np.where(valid, predicted, 0.0)).sum():
         return None

@@ -201,7 +201,7 @@ def _block_shift(
         for limit, size in zip(limits, spatial, strict=True)
     )
     axes = (0, *range(2, reference.ndim))
-    # Standardised, and to a thousandth of what rounding to fp16 leaves.
+    # Rounding to float32 is less than a thousandth of rounding to fp16.
     reference, observed = (
         (values - values.mean(axis=axes, keepdims=True)).astype(np.float32)
         for values in (reference, observed)

@@ -22,6 +22,7 @@ _LEAST_WRONG = 4
 _LEAST_PAIRS = 24
 # No limit of a device is known below: 4094 is the least (sbryngelson/ane-guide).
 _LEAST_LIMIT = 2048.0
+_GLANCE = 2**18  # values that tell most outputs from one with a threshold, about
 
 
 @dataclass(frozen=True)
@@ -110,9 +111,9 @@ def find_threshold(
     return None
 
 
-def _may_be_one(reference: Array, observed: Array, wrong: Mask, *, n_values: int = 2**18) -> bool:
+def _may_be_one(reference: Array, observed: Array, wrong: Mask) -> bool:
     """Tell, by evenly spaced values, whether all wrong ones on either side of 0 may be the same."""
-    every = max(1, wrong.size // n_values)
+    every = max(1, wrong.size // _GLANCE)
     ref, obs = (array.ravel()[::every] for array in (reference, observed))
     bad = wrong.ravel()[::every]
     for side in (bad & (ref > 0), bad & (ref < 0)):

@@ -179,7 +179,8 @@ def _partly(facts: Facts) -> Judgement | None:
         family, more = "saturation", f"; {facts.share_lost:.2%} of the values are clipped"
     if _at_edge(facts):
         more += (
-            "; the shift lies at the edge of the search: search further (max_shift, --max-shift)"
+            "; the shift lies at the edge of the search: search further with "
+            "--max-shift (max_shift=)"
         )
     dead = facts.findings["dead_channels"]
     if dead:
@@ -386,11 +387,11 @@ def _scale(facts: Facts, growth: Growth) -> Judgement:
         )
         if pixels
     )
-    scales = [t.share for t in facts.choice.trials if t.candidate.resampling is not None]
+    shares = [t.share for t in facts.choice.trials if t.candidate.resampling is not None]
     undone = (
-        f"undoing it takes away {max(scales):.0%} of the squared error on held-out data, which "
+        f"undoing it takes away {max(shares):.0%} of the squared error on held-out data, which "
         "does not prove it: give more samples, or some with more detail"
-        if scales
+        if shares
         else "no scale could be fitted: let --model (model=) be auto or scale, or give more samples"
     )
     return refuse(

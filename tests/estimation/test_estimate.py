@@ -599,3 +599,11 @@ def test_the_estimate_of_a_large_output_does_not_depend_on_the_order(monkeypatch
     first, second = estimate(reference, observed), estimate(reference[::-1], observed[::-1])
     assert first.gain == second.gain
     assert first.evidence == second.evidence
+
+
+@pytest.mark.parametrize("shift", [(2, -1), (-4, 0), (6, -6)])
+def test_what_enters_at_a_border_is_no_outlier(shift):
+    pair = make_pair((64, 64), shift=shift, n_samples=4, seed=3)
+    result = estimate(pair.reference, pair.observed)
+    assert result.shift == shift
+    assert not any(result.evidence["channels"]["n_outliers"])
