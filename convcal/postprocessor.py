@@ -98,8 +98,14 @@ class PostProcessor:
         Raises
         ------
         InputError
-            If none of the names has a correction, or an array does not fit its correction.
+            If this is no mapping, none of the names has a correction, or an array does not fit its
+            correction.
         """
+        if not isinstance(outputs, Mapping):
+            raise InputError(
+                f"the outputs are of type {type(outputs).__name__}; accepted is a dict of arrays "
+                "by output name (apply corrects a single array)"
+            )
         if not any(name in self.corrections for name in outputs):
             raise InputError(
                 f"none of the outputs {sorted(outputs)} has a correction; "

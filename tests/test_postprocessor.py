@@ -49,6 +49,11 @@ def test_names_without_a_correction_are_an_error_when_none_has_one(corrections):
         PostProcessor(corrections).apply("pictrue", np.zeros(3))
 
 
+def test_an_array_in_place_of_a_dict_is_refused(corrections):
+    with pytest.raises(InputError, match="of type ndarray; accepted is a dict"):
+        PostProcessor(corrections)(np.zeros((1, 1, 4), np.float32))
+
+
 def test_an_array_that_does_not_fit_is_named(corrections):
     with pytest.raises(InputError, match=r"output 'vector': .*\(1, 3\)"):
         PostProcessor(corrections)({"vector": np.zeros((1, 3))})

@@ -165,7 +165,9 @@ def _capture(arguments: argparse.Namespace) -> Outcome:
             "outputs": list(capture.outputs),
             "provenance": capture.provenance,
         },
-        render=lambda: _render_capture(capture, arguments.role, before=before),
+        render=lambda: _render_capture(
+            capture, arguments.role, before=before, imported=arguments.imported is not None
+        ),
     )
 
 
@@ -202,7 +204,9 @@ def _told_what_is_kept(arguments: argparse.Namespace) -> Iterator[None]:
         raise
 
 
-def _render_capture(capture: Capture, role: str, *, before: frozenset[str]) -> list[RenderableType]:
+def _render_capture(
+    capture: Capture, role: str, *, before: frozenset[str], imported: bool
+) -> list[RenderableType]:
     from convcal.cli.commands import command_line
     from convcal.layout import Layout
     from convcal.report.tables import emulation_notice
@@ -224,12 +228,18 @@ def _render_capture(capture: Capture, role: str, *, before: frozenset[str]) -> l
         layout = Layout.of(array, kind=capture.kinds.get(name))
         axes = describe_axes(array.shape, layout)
         parts.append(f"  {printable(name)}: {array.dtype}, {axes}")
+    if imported:  # nothing in the file says what its axes are
+        parts.append("if these are other axes, tell fit and check: --batch-axis, --channel-axis")
     missing = [each for each in ROLES if each not in capture.roles]
     for holder, names in capture.unpaired.items():
         lacking = ROLES[1 - ROLES.index(holder)]
         parts.append(f"{_samples(names)} still to be added to the {lacking} outputs, with --append")
     if missing:
-        parts.append(f"the {missing[0]} outputs are still to be added to it")
+        command = command_line("-o", capture.path)
+        parts.append(
+            f"the {missing[0]} outputs are still to be added to it: "
+            f"convcal capture … --role {missing[0]} {command}"
+        )
     elif not capture.unpaired:
         parts.append("next:")
         fit = ("convcal", "fit", "--captures", capture.path, "-o")

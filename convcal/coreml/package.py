@@ -244,9 +244,12 @@ def _check_is_package(folder: Path) -> None:
     if folder.is_file():
         if folder.suffix == ".mlmodel":
             raise _wrong_kind(f"the file '{folder}'", _read_spec(folder).WhichOneof("Type"))
-        raise InputError(
-            f"'{folder}' is a file, and an .mlpackage is a folder; if it is an archive, unpack it"
+        remedy = (
+            "outputs that were recorded elsewhere go into a capture, with convcal capture --import"
+            if folder.suffix in {".npy", ".npz"}
+            else "if it is an archive, unpack it"
         )
+        raise InputError(f"'{folder}' is a file, and an .mlpackage is a folder; {remedy}")
     raise InputError(f"the package '{folder}' does not exist; check the path")
 
 

@@ -181,6 +181,8 @@ class ArrayFile:
                 f"'{self.path}' is no readable .npz file ({error}); it should be a zip file of "
                 ".npy arrays, as numpy.savez writes it"
             )
+            if Path(self.path).suffix == ".npy":
+                msg += ": numpy.savez(FILE, OUTPUT=array)"
             raise InputError(msg) from error
 
     def close(self) -> None:

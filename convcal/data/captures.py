@@ -339,6 +339,11 @@ def open_role(folder: Path, role: str) -> Role | None:
 
 def _open_root(folder: Path) -> Any:
     document = folder / "zarr.json"
+    if folder.is_file():
+        raise InputError(
+            f"'{folder}' is a file, and a capture is a folder; convcal capture --import makes one "
+            "of outputs in .npz files"
+        )
     if not folder.is_dir():
         raise InputError(f"there is no capture at '{folder}'; convcal capture writes one")
     if not document.is_file():

@@ -177,5 +177,6 @@ def _check_unambiguous(shape: tuple[int, ...], *, where: str) -> None:
         raise InputError(
             f"{where} has shape {shape}: {shape[0]} samples of {(1, *rest)}, batch and channels "
             f"first, or of {(1, 1, *rest)}, with a single channel? name the samples, with keys "
-            "SAMPLE/OUTPUT and each array as the model gives it, batch axis and all"
+            "SAMPLE/OUTPUT: numpy.savez(FILE, **{f'{i}/OUTPUT': array[i] for i in "
+            "range(len(array))}), or with array[i:i+1] for the latter"
         )

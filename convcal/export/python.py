@@ -45,7 +45,15 @@ CORRECTIONS = {corrections}
 
 
 def correct_outputs(outputs, *, out=None):
-    """Correct a dict of outputs; those without a correction pass through."""
+    """Correct a dict of outputs; those without a correction pass through, beside others."""
+    if not isinstance(outputs, Mapping):
+        kind = type(outputs).__name__
+        raise TypeError(f"the outputs are of type {{kind}}; accepted is a dict of arrays by name")
+    if not any(name in CORRECTIONS for name in outputs):
+        raise ValueError(
+            f"none of the outputs {{sorted(outputs)}} has a correction; "
+            f"there are corrections for {{sorted(CORRECTIONS)}}"
+        )
     buffers = {{}} if out is None else out
     return {{
         name: correct(

@@ -62,12 +62,34 @@ def test_fit_proposes_a_package_with_a_scale_as_export_accepts_it(convcal, folde
     assert "--to coreml --model OBSERVED.mlpackage --allow-scale" in result.out
 
 
+def test_a_stack_of_single_channels_is_imported_as_the_message_says(convcal, folder):
+    scenes = make_pair((32, 32), n_channels=1, shift=(2, -1), gain=1.1)
+    array = scenes.reference
+    np.savez("reference.npz", y=array)
+    refused = convcal("capture", "--import", "reference.npz", "--role", "reference", "-o", "y")
+    assert "array[i:i+1]" in refused.err
+    named = {f"{i}/y": array[i : i + 1] for i in range(len(array))}
+    np.savez("reference.npz", **named)
+    np.savez("observed.npz", y=scenes.observed)  # of which the reference says what it is
+    for role in ("reference", "observed"):
+        result = convcal("capture", "--import", f"{role}.npz", "--role", role, "-o", "y.capture")
+        assert result.code == 0
+        assert "1 batch, 1 channel, 32 rows, 32 columns" in result.out
+        assert "--batch-axis, --channel-axis" in result.out
+    assert "shift of (+2, -1) px" in convcal("fit", "--captures", "y.capture", "-o", "y.json").out
+    applied = convcal("apply", "y.json", "reference.npz", "-o", "named.npz")
+    assert applied.out.startswith("8 samples written to named.npz; corrected: y")
+    stack = convcal("apply", "y.json", "observed.npz", "-o", "stack.npz")  # names no samples
+    assert stack.out.startswith("written to stack.npz; corrected: y")
+
+
 def test_the_same_calibration_comes_from_captures(convcal, folder, pair, data):
     arguments = ("--data", data, "--emulate", FAULT)
     assert convcal("fit", *pair, *arguments, "-o", "direct.json").code == 0
     first = convcal("capture", pair[0], "--role", "reference", "--data", data, "-o", "net.capture")
     assert first.code == 0
-    assert "observed outputs are still to be added" in first.out
+    assert "convcal capture … --role observed -o net.capture" in first.out
+    assert "--channel-axis" not in first.out  # the package says what its axes are
     second = convcal("capture", pair[1], "--role", "observed", *arguments, "-o", "net.capture")
     assert second.code == 0
     assert "convcal fit --captures net.capture" in second.out

@@ -271,6 +271,13 @@ def test_a_file_in_place_of_a_package_is_named(tmp_path):
         read_package(path)
 
 
+def test_outputs_in_place_of_a_package_are_sent_to_a_capture(tmp_path):
+    path = tmp_path / "outputs.npz"
+    np.savez(path, y=np.zeros(3))
+    with pytest.raises(InputError, match=r"is a file, .* convcal capture --import"):
+        read_package(path)
+
+
 @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="the system has no pipes")
 def test_a_pipe_in_a_package_does_not_hang(model_path):
     os.mkfifo(model_path / "pipe")

@@ -447,7 +447,7 @@ def test_missing_roles_and_outputs_are_named(tmp_path):
 
 def test_a_file_is_no_capture(tmp_path):
     (tmp_path / "c").write_text("")
-    with refused(tmp_path, "there is no capture at", error=InputError):
+    with refused(tmp_path, "is a file", "convcal capture --import", error=InputError):
         open_capture(tmp_path / "c")
 
 

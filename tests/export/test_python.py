@@ -2,6 +2,7 @@
 """The exported file gives the bits of the post-processor, whatever stands in the model."""
 
 import ast
+import os
 import runpy
 import subprocess
 import sys
@@ -72,6 +73,22 @@ def test_the_file_tests_itself_and_needs_numpy_only(tmp_path):
         for alias in node.names
     }
     assert imported <= {"__future__", "collections.abc", "functools", "typing", "numpy"}
+
+
+@pytest.mark.parametrize(
+    ("outputs", "error", "words"),
+    [
+        ({"z": np.zeros((1, 1, 4))}, ValueError, r"\['z'\] has a correction.*\['y'\]"),
+        (np.zeros((1, 1, 4)), TypeError, "of type ndarray; accepted is a dict"),
+    ],
+    ids=["no known name", "no dict"],
+)
+def test_outputs_that_would_stay_wrong_unnoticed_are_refused(tmp_path, outputs, error, words):
+    correction = Correction(spatial_shape=(4,), shift=(1.0,), gain=(1.0,), bias=(0.0,))
+    output = OutputCalibration("correctable", "", "shift", correction)
+    path = export_python(Calibration({"y": output}), tmp_path / "c.py")
+    with pytest.raises(error, match=words):
+        runpy.run_path(os.fspath(path))["correct_outputs"](outputs)
 
 
 def test_the_self_test_notices_a_changed_number(tmp_path):
