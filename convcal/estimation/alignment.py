@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import Any
 
@@ -47,8 +47,8 @@ class Alignment:
     gain: Array
     bias: Array
     n_values: int
-    _units: tuple[tuple[Array, Array], tuple[Array, Array]]
-    _refinement: Refinement | None
+    _units: tuple[tuple[Array, Array], tuple[Array, Array]] = field(repr=False)
+    _refinement: Refinement | None = field(repr=False)
 
     @cached_property
     def shift_error(self) -> Array:
@@ -215,7 +215,7 @@ def _refined(
 
 def _standardised(pair: tuple[NDArray[Any], NDArray[Any]], part: Part) -> tuple[_Stack, _Stack]:
     """Standardise a part of both, in float32 where that loses nothing."""
-    # Rounding to float32 is a thousandth of what rounding to fp16 leaves.
+    # Rounding to float32 is less than a thousandth of rounding to fp16.
     is_short = all(np.can_cast(array.dtype, np.float32) for array in pair)
     kind = np.float32 if is_short else np.float64
     return (

@@ -75,6 +75,25 @@ class Fields:
         return np.asarray(self.products().sum(axis=0))
 
 
+@dataclass(frozen=True)
+class WeightMeans:
+    """Weighted means over the positions.
+
+    Attributes
+    ----------
+    weight : float
+        Of the weight: the share of white noise's variance that a weighted sum has per weight.
+    border : float
+        Of the variance of what is predicted wrongly.
+    weighted_border : float
+        Of weight times that: what the weighted sum has of it.
+    """
+
+    weight: float
+    border: float
+    weighted_border: float
+
+
 class ShiftProblem:
     """Two stacks and a band, ready to be compared at any shift.
 
@@ -187,15 +206,8 @@ class ShiftProblem:
             most += float(border[cut[axis]].max())
         return tuple(cut), most
 
-    def variance_shares(self, noise: float) -> tuple[float, float, float]:
-        """Give means over the positions, by the weights w of a noise: of w, and of the border's b.
-
-        Returns
-        -------
-        tuple of float
-            The means of w, of b and of w b: what the variance of a weighted sum has of white
-            noise, the mean square of what is predicted wrongly, and what the sum has of that.
-        """
+    def weight_means(self, noise: float) -> WeightMeans:
+        """Give means over the positions, weighted as for a noise."""
         weights = {axis: np.square(root) for axis, root in self._weights(noise).items()}
         own, mean, wrong = 1.0, 0.0, 0.0
         for axis, weight in weights.items():
@@ -203,7 +215,7 @@ class ShiftProblem:
             mean += float(weight @ self.border[axis]) / whole
             wrong += float((weight * weight) @ self.border[axis]) / square
             own *= square / whole
-        return own, mean, own * wrong
+        return WeightMeans(own, mean, own * wrong)
 
     def fields(self, shift: Array, *, noise: float, slope: Array) -> Fields:
         """Give the fields at a shift.

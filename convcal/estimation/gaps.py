@@ -111,7 +111,7 @@ def overlay(
     for axis, pixels in enumerate(shift, start=2):
         size, nearest = reference.shape[axis], round(pixels)
         if nearest == 0:
-            continue
+            continue  # half a position is predicted as well
         is_longer = size > _FILL_TAPS and abs(pixels - nearest) > _NEAR
         moved = math.trunc(pixels + math.copysign(1, pixels)) if is_longer else nearest
         added = ((0, 1) if moved > 0 else (1, 0)) if is_longer else (0, 0)

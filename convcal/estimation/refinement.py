@@ -25,7 +25,7 @@ Mask = NDArray[np.bool_]
 # What the estimator itself may be off by, in pixels, and claims no less: with fp16 pairs of 64 x 64
 # that are exact but for rounding, 95 in 100 are within 0.0002 px (benchmarks/registration.py).
 MODEL_ERROR = 0.00015
-# The same of a gain, relative: weights rounded to fp16 change it by as much.
+# The same of a gain, relative: with it, intervals hold at 40 dB (benchmarks/registration.py).
 _GAIN_ERROR = 0.0001
 _MAX_STEPS = 12
 _LARGEST_MOVE = 1.5
@@ -112,7 +112,7 @@ class Refinement:
     @cached_property
     def line(self) -> Line:
         """Gain and bias, with their errors."""
-        own, _, _ = self._problem.variance_shares(self.noise)
+        own = self._problem.weight_means(self.noise).weight
         # In the band the filter keeps the power of the signal, of white noise only its own square
         # sum.
         white = (own * self.residual + self._wrong) / self._problem.noise_gain
@@ -127,10 +127,10 @@ class Refinement:
     @property
     def residual(self) -> Array:
         """Variance of the noise in the band per channel, of the observed variance; shape (C,)."""
-        return self._left[0]
+        return self._middle[0]
 
     @cached_property
-    def _left(self) -> tuple[Array, float]:
+    def _middle(self) -> tuple[Array, float]:
         """Variance of the noise per channel, and what predictions add to it at most.
 
         What is left near a border is what was predicted wrongly: noise shows in the middle.
@@ -143,9 +143,9 @@ class Refinement:
             gram = self._fields.products(cut).sum(axis=0)
             square = np.einsum("ck,ckl,cl->c", error, gram, error)
             left = np.maximum(square / np.maximum(gram[:, 0, 0], 1e-30), self._floor)
-            noise, before = float(np.median(left)), noise
+            noise, before = float(np.median(left[self.slope != 0])), noise
             if noise > before / 2:
-                break
+                break  # of less noise, the middle is smaller
         return left, most
 
     @cached_property
@@ -155,10 +155,10 @@ class Refinement:
         Both stacks are predicted wrongly, by much the same where the shift is small: by how much,
         what is left altogether tells, unless nothing lies free of it.
         """
-        left, most = self._left
-        _, mean, predicted = self._problem.variance_shares(self.noise)
-        share = np.clip((self._solution.left - left) / max(mean, 1e-30), 0.0, 1.0)
-        return np.asarray(predicted * np.where(most > left, 1.0, share))
+        left, most = self._middle
+        means = self._problem.weight_means(self.noise)
+        share = np.clip((self._solution.left - left) / max(means.border, 1e-30), 0.0, 1.0)
+        return np.asarray(means.weighted_border * np.where(most > left, 1.0, share))
 
     @cached_property
     def covariance(self) -> Array:
@@ -171,7 +171,8 @@ class Refinement:
         white = np.sqrt(self.residual / self._problem.noise_gain)
         pull = self._problem.pull(self._fields, self._solution.to_score * white[:, None, None])
         inverse = self._solution.inverse
-        wrong = np.median(self._wrong / self._solution.residual)
+        related = self.slope != 0
+        wrong = np.median(self._wrong[related] / self._solution.residual[related])
         covariance[np.ix_(free, free)] = inverse @ pull @ inverse + wrong * inverse
         return covariance
 
@@ -224,7 +225,8 @@ def refine_shift(
     Returns
     -------
     Refinement or None
-        None where the steps leave 1.5 pixels or meet no gradient.
+        None where the steps leave 1.5 pixels or meet no gradient. Where they do not settle, it is
+        what the twelfth came to.
 
     Notes
     -----
@@ -275,9 +277,11 @@ def refine_shift(
         # All but the weights is as it will be.
         fields = problem.weigh_anew(fields, before=weighed, noise=noise)
         again = solve(fields.gram(), floor)
-        if again is not None and _is_settled(again):
-            shift[list(axes)] += again.step - solution.step
-            solution, weighed = again, noise
+        if again is None:
+            return None
+        shift[list(axes)] += again.step - solution.step
+        solution, weighed = again, noise
+        if _is_settled(solution):
             break
     slope, intercept = solution.line()
     return Refinement(

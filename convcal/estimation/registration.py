@@ -224,13 +224,13 @@ def _refine(
     reference, as gaps are. Left to prediction, its error would be content that the reference has:
     correlated with the slopes, and so a bias, which pooling does not take away.
     """
+    least = min((reference.shape[axis + 2] for axis in free), default=0)
     overlaid = overlay(reference, observed, shift=start, masks=masks)
     reference, observed, masks = overlaid.reference, overlaid.observed, overlaid.masks
     whole = overlaid.whole
     has_masks = any(mask is not None for mask in masks)
     kept: tuple[Refinement, float, tuple[int, ...]] | None = None
     first = tuple(s - w for s, w in zip(start, whole, strict=True))
-    least = min((reference.shape[axis + 2] for axis in free), default=0)
     for band in _BANDS if least >= _LEAST_BANDED else _BANDS[:1]:
         found = None
         shift = first if kept is None else tuple(kept[0].shift.tolist())

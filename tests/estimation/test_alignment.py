@@ -123,3 +123,22 @@ def test_values_that_are_not_finite_are_refused(dtype):
     observed[0, 0, 3, 3] = np.nan
     with pytest.raises(InputError, match="not finite"):
         align(pair.reference, observed)
+
+
+def test_channels_without_relation_do_not_change_what_the_others_claim():
+    pair = make_pair((24, 24), shift=(0.4, -0.3), n_samples=1, n_channels=1, snr_db=30, seed=0)
+    alone = align(pair.reference, pair.observed)
+    dead = np.zeros((1, 2, 24, 24), np.float32)
+    beside = align(
+        np.concatenate([dead, pair.reference], axis=1),
+        np.concatenate([dead, pair.observed], axis=1),
+    )
+    # Their zeros are among the lines that tell how far a border can be predicted.
+    assert beside.shift == pytest.approx(alone.shift, abs=0.001)
+    assert beside.shift_error == pytest.approx(alone.shift_error, rel=0.2)
+    assert beside.gain_error[2] == pytest.approx(alone.gain_error[0], rel=0.2)
+
+
+def test_an_alignment_is_printed_in_a_few_lines():
+    pair = make_pair((64, 64), shift=(0.4, -0.3), n_samples=8, seed=0)
+    assert len(repr(align(pair.reference, pair.observed))) < 500
