@@ -123,3 +123,14 @@ def test_values_that_are_not_finite_are_refused(dtype):
     observed[0, 0, 3, 3] = np.nan
     with pytest.raises(InputError, match="not finite"):
         align(pair.reference, observed)
+
+
+@pytest.mark.parametrize("start", [10, 610])
+def test_content_in_one_corner_is_found(start):
+    content = make_pair((80, 80), n_samples=1, n_channels=1, seed=3).reference
+    reference, observed = (np.zeros((1, 1, 700, 700)) for _ in range(2))
+    reference[..., start : start + 80, start : start + 80] = content
+    observed[..., start + 3 : start + 83, start - 2 : start + 78] = 1.25 * content
+    found = align(reference, observed)
+    assert found.shift == pytest.approx((-3, 2), abs=0.002)
+    assert found.gain == pytest.approx(0.8, rel=0.001)
