@@ -102,7 +102,9 @@ def read_npy_header(stream: IO[bytes], *, n_bytes: int, where: str) -> NpyHeader
         MemoryError,
         tokenize.TokenError,
     ) as error:
-        raise InputError(f"{where} is no readable .npy array: {error}") from error
+        # NumPy's further lines advise to unpickle.
+        reason = str(error).partition("\n")[0]
+        raise InputError(f"{where} is no readable .npy array: {reason}") from error
     if dtype.hasobject:
         msg = (
             f"{where} holds Python objects (dtype {dtype}), which convcal never unpickles; "

@@ -106,7 +106,9 @@ def find_flat_offset(
             continue
         place = np.arange(max(offset, 0), n_values + min(offset, 0))
         got = flat_observed[:, place]
-        if _level(got - flat_reference[:, place - offset], flat_tolerance[place - offset]) > 1:
+        with np.errstate(invalid="ignore"):  # inf - inf
+            left = got - flat_reference[:, place - offset]
+        if _level(left, flat_tolerance[place - offset]) > 1:
             continue
         index = np.unravel_index(np.arange(n_values), shape)
         steps = _axis_steps(offset, shape[1:])
@@ -123,7 +125,8 @@ def find_flat_offset(
             for axis, (i, size) in enumerate(zip(wanted, shape[1:], strict=True)):
                 there = np.mod(i, size) if is_wrapped else np.clip(i, 0, size - 1)
                 source = source + there * math.prod(shape[2 + axis :])
-            left = (got - flat_reference[:, source[place]])[:, enters]
+            with np.errstate(invalid="ignore"):  # inf - inf
+                left = (got - flat_reference[:, source[place]])[:, enters]
             others.append(_level(left, flat_tolerance[place][enters]))
         if min(others) > 2:
             return offset
@@ -156,6 +159,7 @@ def _flat_peak(reference: Array, observed: Array) -> int:
 
 def _level(residual: Array, tolerance: Array) -> float:
     relative = residual / np.maximum(tolerance, np.finfo(np.float64).tiny)
+    relative = relative[np.isfinite(relative)]
     return float(np.sqrt(np.mean(np.square(relative)))) if relative.size else 0.0
 
 

@@ -6,6 +6,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import product
 from typing import Any
 
 import numpy as np
@@ -175,17 +176,18 @@ def _most_varied(
     reference: NDArray[Any], overlap: list[tuple[int, int]], sizes: list[int]
 ) -> list[slice]:
     best: tuple[float, list[slice]] | None = None
-    counts = [(stop - begin) // size for (begin, stop), size in zip(overlap, sizes, strict=True)]
+    # The last window ends where the overlap does: no corner goes unseen.
+    starts = [
+        [*range(begin, stop - size, size), stop - size]
+        for (begin, stop), size in zip(overlap, sizes, strict=True)
+    ]
     thin = (
         slice(None, None, max(1, len(reference) // 2)),
         slice(None, None, max(1, reference.shape[1] // 4)),
     )
     steps = [max(1, size // 16) for size in sizes]
-    for index in np.ndindex(*counts):
-        cut = [
-            slice(begin + i * size, begin + (i + 1) * size)
-            for i, (begin, _), size in zip(index, overlap, sizes, strict=True)
-        ]
+    for corner in product(*starts):
+        cut = [slice(begin, begin + size) for begin, size in zip(corner, sizes, strict=True)]
         every = [slice(c.start, c.stop, step) for c, step in zip(cut, steps, strict=True)]
         values = reference[(*thin, *every)].astype(np.float64)
         values = values[np.isfinite(values)]

@@ -211,7 +211,8 @@ def flat_offset(facts: Facts) -> Judgement | None:
     if not facts.is_corrected or not any(facts.candidate.shift):
         return refuse(facts, "not-correctable", "flat-offset", reason)
     reason = f"{helps(facts.choice.chosen, facts.level_after)}; {reason}"
-    verdict = "correctable" if facts.level_after <= 1 else "partly-correctable"
+    is_solved = facts.level_after <= 1 and not facts.n_lost
+    verdict = "correctable" if is_solved else "partly-correctable"
     return conclude(facts, verdict, "flat-offset", reason, facts.candidate)
 
 

@@ -133,7 +133,8 @@ def _side(
     """Find whether all beyond the least wrong value, on one side, became one value."""
     start = float((sign * ref[bad]).min())
     beyond = sign * ref >= start
-    if beyond.all():
+    # Of a function of the value, not most of what is beyond is right.
+    if beyond.all() or 2 * bad.sum() < beyond.sum():
         return None
     became = obs[bad]
     finite = np.isfinite(became)

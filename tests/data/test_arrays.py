@@ -336,3 +336,16 @@ def test_a_full_disk_leaves_nothing(tmp_path, monkeypatch):
     monkeypatch.setattr(np.lib.format, "write_array", full)
     with refused(tmp_path, "cannot write", "No space left", "o.npz", error=WriteError):
         write_samples(tmp_path / "o.npz", [("s", {"y": np.zeros(1)})])
+
+
+def test_a_header_that_is_too_long_is_refused_without_advice_to_trust_it(tmp_path):
+    header = b"(" * 20000
+    member = b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header
+    with zipfile.ZipFile(tmp_path / "long.npz", "w") as archive:
+        archive.writestr("x.npy", member)
+    with (
+        pytest.raises(InputError, match=r"no readable \.npy array") as caught,
+        ArrayFile(tmp_path / "long.npz"),
+    ):
+        pass
+    assert "pickle" not in str(caught.value)

@@ -142,3 +142,14 @@ def test_channels_without_relation_do_not_change_what_the_others_claim():
 def test_an_alignment_is_printed_in_a_few_lines():
     pair = make_pair((64, 64), shift=(0.4, -0.3), n_samples=8, seed=0)
     assert len(repr(align(pair.reference, pair.observed))) < 500
+
+
+@pytest.mark.parametrize("start", [10, 610])
+def test_content_in_one_corner_is_found(start):
+    content = make_pair((80, 80), n_samples=1, n_channels=1, seed=3).reference
+    reference, observed = (np.zeros((1, 1, 700, 700)) for _ in range(2))
+    reference[..., start : start + 80, start : start + 80] = content
+    observed[..., start + 3 : start + 83, start - 2 : start + 78] = 1.25 * content
+    found = align(reference, observed)
+    assert found.shift == pytest.approx((-3, 2), abs=0.002)
+    assert found.gain == pytest.approx(0.8, rel=0.001)

@@ -207,3 +207,31 @@ def test_noise_as_large_as_the_tolerance_is_rounding_or_noise_and_nothing_else(s
         ("identical", "rounding"),
         ("not-correctable", "noise"),
     }
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_lost_value_does_not_turn_a_shift_into_a_flat_offset(value):
+    pair = make_pair((32, 32), n_samples=8, n_channels=3, shift=(-2, -1), gain=0.8, seed=0)
+    observed = pair.observed.copy()
+    observed[3, 1, 5, 5] = value
+    found = estimate(pair.reference, observed)
+    assert (found.verdict, found.family) == ("partly-correctable", "saturation")
+    assert found.shift == (-2, -1)
+
+
+@pytest.mark.parametrize("value", [np.nan, np.inf])
+def test_a_flat_offset_is_named_where_the_reference_has_values_that_are_not_finite(value):
+    reference = make_pair((32, 32), n_samples=8, n_channels=3, seed=0).reference.copy()
+    reference[3, 1, 10, 10] = value
+    observed = np.roll(reference.reshape(8, -1), 5, axis=1).reshape(reference.shape)
+    found = estimate(reference, observed)
+    assert (found.verdict, found.family) == ("correctable", "flat-offset")
+
+
+def test_a_shifted_step_is_not_a_value_that_was_lost():
+    reference = np.zeros((8, 1, 64, 64))
+    reference[..., 32:] = 1
+    observed = np.zeros_like(reference)
+    observed[..., 35:] = 1
+    found = estimate(reference, observed)
+    assert (found.verdict, found.shift) == ("correctable", (0, -3))
