@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import math
 from functools import cached_property
 from typing import Any, Self
 
@@ -381,8 +382,15 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
         -------
         float
             ``10 log10(sum reference^2 / sum (reference - corrected)^2)`` in dB; higher is
-            better, infinite where they are equal.
+            better, infinite where they are equal. Minus infinity where a corrected value is not
+            finite and the reference is; NaN where no value of the reference is finite.
         """
         corrected = self.transform(observed)
         region = self.correction_.valid_region(corrected.shape)
-        return float(measure(np.asarray(reference)[region], corrected[region]).snr_db)
+        right, given = np.asarray(reference)[region], corrected[region]
+        counts = np.isfinite(right)
+        if not counts.any():
+            return math.nan
+        if not np.isfinite(given[counts]).all():
+            return -math.inf
+        return float(measure(right, given).snr_db)

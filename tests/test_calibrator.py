@@ -278,3 +278,10 @@ def test_labels_are_counted_in_batches(n_different):
     assert calibrator.family_ == ("labels" if n_different else "identical")
     assert calibrator.evidence_ == {"share_different": n_different / 400}
     assert calibrator.correction_.is_identity
+
+
+def test_an_output_without_finite_values_has_the_worst_score():
+    pair = make_pair((32, 32), shift=(1, -2), n_samples=8, n_channels=2, seed=0)
+    calibrator = OutputCalibrator().fit(pair.reference, pair.observed)
+    assert calibrator.score(pair.reference, pair.observed * np.float16(np.nan)) == -np.inf
+    assert np.isnan(calibrator.score(pair.reference * np.nan, pair.observed))

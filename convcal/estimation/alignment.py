@@ -25,6 +25,7 @@ Floats = NDArray[np.floating[Any]]
 _COARSE = 2**14  # values that the whole-pixel search looks at
 _MOST = 2**22  # values that it looks at where those show no relation
 _RELATED = 0.9  # unexplained by the best shift, at most, for a part to be enough
+_BEYOND_CHANCE = 12.0  # twice the log-likelihood that chance exceeds once in some thousand
 _FP16_FLOOR = 1e-8  # of the variance: what rounding to fp16 leaves
 
 
@@ -137,9 +138,13 @@ class _Stack:
 
 @dataclass(frozen=True, eq=False)
 class _Search:
-    """What the whole-pixel search found, and the stacks if it saw all of them."""
+    """What the whole-pixel search found, and the stacks if it saw all of them.
+
+    The best shift may be no better than that of white noise.
+    """
 
     is_related: bool
+    is_chance: bool
     best: tuple[int, ...]
     top: tuple[float, ...]
     free: tuple[int, ...]
@@ -169,9 +174,15 @@ def _search(
         floor=np.full(values.shape[1], _FP16_FLOOR),
     )
     best = scores.best()
-    related = is_all or float(scores.score[scores.index(best)]) < math.log(_RELATED) / 2
+    least = float(scores.score[scores.index(best)])
+    gained = -2 * least * float(scores.n_values[scores.index(best)])
+    n_alive = int(scores.alive.sum())
+    chance = 2 * math.log(scores.score.size) + 6 * math.sqrt(2 * n_alive) + _BEYOND_CHANCE
+    related = is_all or least < math.log(_RELATED) / 2
     free = tuple(a for a, n in enumerate(values.shape[2:]) if n >= 6 and scores.limits[a] > 0)
-    return _Search(related, best, scores.vertex(best, free), free, stacks if is_all else None)
+    return _Search(
+        related, gained < chance, best, scores.vertex(best, free), free, stacks if is_all else None
+    )
 
 
 def _refined(
@@ -188,13 +199,15 @@ def _refined(
     else:
         ref, obs = coarse.stacks
     n_channels = len(ref.mean)
-    found = refine_shift(
-        ref.values,
-        obs.values,
-        start=tuple(s - m for s, m in zip(coarse.top, moved, strict=True)),
-        floor=np.full(n_channels, _FP16_FLOOR),
-        free=coarse.free,
-    )
+    found = None
+    if not coarse.is_chance:
+        found = refine_shift(
+            ref.values,
+            obs.values,
+            start=tuple(s - m for s, m in zip(coarse.top, moved, strict=True)),
+            floor=np.full(n_channels, _FP16_FLOOR),
+            free=coarse.free,
+        )
     units = (ref.mean, ref.spread), (obs.mean, obs.spread)
     shift = np.array(coarse.best, dtype=np.float64)
     gain, bias = np.ones(n_channels), np.zeros(n_channels)

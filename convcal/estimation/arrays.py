@@ -14,7 +14,15 @@ from numpy.typing import ArrayLike, NDArray
 
 from convcal.errors import InputError
 
-__all__ = ["BUDGET", "Part", "check_arrays", "check_limits", "choose_part", "sample_runs"]
+__all__ = [
+    "BUDGET",
+    "Part",
+    "Samples",
+    "check_arrays",
+    "check_limits",
+    "choose_part",
+    "sample_runs",
+]
 
 BUDGET = 2**22
 """Values per role that are looked at, or kept, together: 32 MiB in float64. At 10 dB a sixteenth of
@@ -29,6 +37,11 @@ def check_arrays(reference: ArrayLike, observed: ArrayLike) -> tuple[NDArray[Any
     """Give both outputs as arrays (N, C, *spatial) that can be compared, or raise InputError."""
     arrays = []
     for name, given in (("reference", reference), ("observed", observed)):
+        if isinstance(given, np.ma.MaskedArray):
+            raise InputError(
+                f"the {name} output is a masked array, whose mask would be lost; accepted are plain "
+                "arrays, with NaN where a value does not count: array.filled(numpy.nan)"
+            )
         try:
             array = np.asarray(given)
         except ValueError as error:
@@ -91,19 +104,25 @@ def sample_runs(shape: tuple[int, ...]) -> list[slice]:
     return [slice(i, min(i + step, n_samples)) for i in range(0, n_samples, step)]
 
 
+Samples = slice | NDArray[np.intp]
+
+
+_HOLDS = 0.05  # of the largest spread: a sample of less says next to nothing
+
+
 @dataclass(frozen=True)
 class Part:
     """Which values of two stacks are looked at.
 
     Attributes
     ----------
-    reference, observed : tuple of slice
+    reference, observed : tuple of slice, the first perhaps an ndarray of int
         Of each stack, so that a whole-pixel shift between them is gone.
     channels : slice
     """
 
-    reference: tuple[slice, ...]
-    observed: tuple[slice, ...]
+    reference: tuple[Samples | slice, ...]
+    observed: tuple[Samples | slice, ...]
     channels: slice
 
 
@@ -118,8 +137,8 @@ def choose_part(
 ) -> Part:
     """Choose about `n_values` values of each of two stacks (N, C, *spatial).
 
-    Evenly spaced samples first, then channels; where the least number of them is too many, a
-    window: the one whose reference varies most.
+    Evenly spaced samples first, of those that vary; then channels; where the least number of them
+    is too many, a window: the one whose reference varies most.
 
     Parameters
     ----------
@@ -154,12 +173,26 @@ def choose_part(
         n_channels = len(range(n_channels)[channels])
     kept = max(least_samples, n_values // (per_plane * n_channels))
     kept = min(n_samples, kept)
-    samples = slice(None, None, -(-n_samples // kept))
+    samples = _spaced(reference[:, channels], kept)
     window = [slice(*ends) for ends in overlap]
     if sizes != lengths:
         window = _most_varied(reference[samples, channels], overlap, sizes)
     moved = [slice(w.start - s, w.stop - s) for w, s in zip(window, shift, strict=True)]
     return Part((samples, channels, *window), (samples, channels, *moved), channels)
+
+
+def _spaced(reference: NDArray[Any], kept: int) -> Samples:
+    """Choose about so many samples, evenly spaced, past those that hold next to nothing."""
+    n_samples = len(reference)
+    if kept >= n_samples:
+        return slice(None)
+    steps = (max(1, size // n) for size, n in zip(reference.shape[1:], (4, 8, 8, 8), strict=False))
+    thin = reference[(slice(None), *(slice(None, None, step) for step in steps))]
+    thin = np.where(np.isfinite(thin), thin, 0).astype(np.float64)
+    spread = thin.std(axis=tuple(range(2, thin.ndim))).mean(axis=1)
+    varied = np.flatnonzero(spread >= _HOLDS * spread.max())
+    step = -(-len(varied) // kept)
+    return slice(None, None, step) if len(varied) == n_samples else varied[::step]
 
 
 def _window(lengths: list[int], smallest: list[int], n_values: float) -> list[int]:

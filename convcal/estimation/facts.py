@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcal.estimation.addressing import find_row_stride
-from convcal.estimation.arrays import BUDGET, choose_part, sample_runs
+from convcal.estimation.arrays import BUDGET, Samples, choose_part, sample_runs
 from convcal.estimation.candidates import Candidate, inside
 from convcal.estimation.registration import Registration
 from convcal.estimation.rounding import ROUNDINGS, RoundingLevel, fp16_step
@@ -94,7 +94,7 @@ class Facts:
         return slice(None, None, -(-n_samples // kept))
 
     @cached_property
-    def planes(self) -> tuple[slice, slice]:
+    def planes(self) -> tuple[Samples | slice, ...]:
         """Evenly spaced samples, two at least, and channels, by which neighbours are looked at."""
         spatial = self.reference.shape[2:]
         part = choose_part(
@@ -105,7 +105,7 @@ class Facts:
             least_samples=2,
             thin_channels=True,
         )
-        return part.reference[0], part.reference[1]
+        return part.reference[:2]
 
     @cached_property
     def level_before(self) -> float:

@@ -153,3 +153,22 @@ def test_content_in_one_corner_is_found(start):
     found = align(reference, observed)
     assert found.shift == pytest.approx((-3, 2), abs=0.002)
     assert found.gain == pytest.approx(0.8, rel=0.001)
+
+
+@pytest.mark.parametrize("n_channels", [1, 8])
+def test_what_is_not_related_is_left_as_it_is(n_channels):
+    rng = np.random.default_rng(3)
+    for _ in range(20):
+        found = align(*rng.normal(size=(2, 2, n_channels, 48, 48)))
+        assert found.gain.tolist() == [1.0] * n_channels
+        assert found.bias.tolist() == [0.0] * n_channels
+        assert np.isinf(found.shift_error).all()
+        assert (found.shift == found.shift.round()).all()
+
+
+def test_samples_that_hold_nothing_are_passed_over_in_large_stacks():
+    pair = make_pair((64, 64), shift=(-3, 2), n_samples=2, n_channels=2, gain=1.25, seed=1)
+    empty = np.zeros((40, 2, 64, 64), np.float32)
+    found = align(np.concatenate([empty, pair.reference]), np.concatenate([empty, pair.observed]))
+    assert found.shift == pytest.approx((-3, 2), abs=0.001)
+    assert found.gain == pytest.approx(1.25, abs=0.001)

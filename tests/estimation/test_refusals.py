@@ -235,3 +235,9 @@ def test_a_shifted_step_is_not_a_value_that_was_lost():
     observed[..., 35:] = 1
     found = estimate(reference, observed)
     assert (found.verdict, found.shift) == ("correctable", (0, -3))
+
+
+def test_masked_arrays_are_refused_since_their_mask_would_be_lost():
+    masked = np.ma.masked_less(np.random.default_rng(0).normal(size=(4, 1, 16, 16)), 0)
+    with pytest.raises(InputError, match="masked array"):
+        estimate(masked, masked)
