@@ -39,8 +39,8 @@ def check_arrays(reference: ArrayLike, observed: ArrayLike) -> tuple[NDArray[Any
     for name, given in (("reference", reference), ("observed", observed)):
         if isinstance(given, np.ma.MaskedArray):
             raise InputError(
-                f"the {name} output is a masked array, whose mask would be lost; accepted are plain "
-                "arrays, with NaN where a value does not count: array.filled(numpy.nan)"
+                f"the {name} output is a masked array, whose mask would be lost; accepted are "
+                "plain arrays, with NaN where a value does not count: array.filled(numpy.nan)"
             )
         try:
             array = np.asarray(given)

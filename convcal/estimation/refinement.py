@@ -317,12 +317,18 @@ def _refine_part(
     band: float,
     valid: Mask | None,
 ) -> Refinement | None:
-    """Refine by a part of the values, cut out so that whole pixels of the shift are gone."""
+    """Refine by a part of the values, cut out so that whole pixels of the shift are gone.
+
+    None where no part is much smaller.
+    """
     part = choose_part(
         reference, n_values=_FEW, shift=tuple(round(s) for s in start), thin_channels=True
     )
+    some = np.ascontiguousarray(reference[part.reference])
+    if some.size > reference.size / 2:
+        return None
     return refine_shift(
-        np.ascontiguousarray(reference[part.reference]),
+        some,
         np.ascontiguousarray(observed[part.observed]),
         start=[s - round(s) for s in start],
         floor=floor[part.channels],

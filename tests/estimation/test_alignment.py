@@ -14,7 +14,7 @@ CONTENTS = ("pink", "white", "smooth", "edges", "blobs")
 
 
 @pytest.mark.parametrize("content", CONTENTS)
-@pytest.mark.parametrize("shape", [(64, 64), (300,), (96, 40), (24, 20, 18)])
+@pytest.mark.parametrize("shape", [(64, 64), (300,), (96, 40), (24, 20, 18), (32, 32, 32)])
 def test_rounding_alone_leaves_the_shift_exact(shape, content):
     shift = (1.3, -2.6, 0.45)[: len(shape)]
     pair = make_pair(shape, shift=shift, gain=1.1, bias=0.2, content=content, n_samples=2, seed=3)

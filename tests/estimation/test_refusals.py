@@ -8,6 +8,7 @@ import pytest
 from estimation.expectations import assert_identity
 
 from convcal.datasets import make_pair
+from convcal.errors import InputError
 from convcal.estimation import estimate
 from convcal.estimation.rounding import rounding_level
 from convcal.faults import parse_fault
