@@ -12,6 +12,7 @@ import itertools
 import math
 
 import numpy as np
+from evaluators import numerics
 from scipy import special
 
 from convcal.coreml._coremltools import load_coremltools
@@ -245,6 +246,7 @@ def silu(*, x):
 
 
 EVALUATORS = {
+    **numerics.EVALUATORS,
     "abs": lambda x: np.abs(x),
     "add": lambda x, y: x + y,
     "cast": cast,
