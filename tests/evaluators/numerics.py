@@ -49,8 +49,7 @@ def reduction(function):
 
 def argument(function):
     def evaluator(*, x, axis, keep_dims, output_dtype="int32"):
-        assert output_dtype == "int32"
-        return function(x, axis=int(axis), keepdims=bool(keep_dims)).astype(np.int32)
+        return function(x, axis=int(axis), keepdims=bool(keep_dims)).astype(output_dtype)
 
     return evaluator
 

@@ -17,13 +17,20 @@ if TYPE_CHECKING:
 
 __all__ = ["OPERATIONS", "binary", "unary"]
 
+_FLOAT, _INT32 = 1, 6
+
 
 def cast(graph: Graph, operation: Operation) -> list[str]:
-    """Translate ``cast``: to integers truncates, to bool asks for non-zero."""
+    """Translate ``cast``: to integers truncates, to bool asks for non-zero.
+
+    Small integers are the last bits of int32 ones.
+    """
     x, result = operation.tensor("x"), operation.outputs[0]
     tensor = graph.tensor(x)
     if element_type(x) == element_type(result):
         return [graph.node("Identity", tensor)]
+    if element_type(x) == _FLOAT and result.dtype in ("int8", "uint8", "int16", "uint16"):
+        tensor = graph.node("Cast", tensor, to=_INT32)
     return [graph.node("Cast", tensor, to=element_type(result))]
 
 

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from convcal.errors import UnsupportedModelError
+from convcal.runtime.translation.graph import element_type
 from convcal.runtime.translation.parameters import flags
 
 if TYPE_CHECKING:
@@ -56,7 +57,7 @@ def argument(kind: str, graph: Graph, operation: Operation) -> list[str]:
         first = graph.node("ArgMax", mask, axis=axis, keepdims=keepdims)
         is_undefined = graph.node("Cast", is_undefined, to=_BOOL)
         index = graph.node("Where", is_undefined, first, index)
-    return [graph.node("Cast", index, to=_INT32)]
+    return [graph.node("Cast", index, to=element_type(operation.outputs[0]))]
 
 
 def _of_integers(kind: str, graph: Graph, tensor: str, operation: Operation) -> str:
