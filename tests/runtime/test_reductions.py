@@ -91,6 +91,17 @@ def test_fp16_reductions_are_rounded_once(kind):
     assert_rounded_once(package, {"x": x}, slack=1e-5)
 
 
+@pytest.mark.parametrize(
+    "kind", ["reduce_l1_norm", "reduce_l2_norm", "reduce_mean", "reduce_sum", "reduce_sum_square"]
+)
+def test_a_million_terms_are_not_added_one_after_the_other(kind):
+    # In partial sums of about 2**17 terms each addition rounds by up to 2**-24; as if at random,
+    # which grows with the root of their number: 2**-15.5 of the sum. One after the other, squares
+    # exceed twice that.
+    x = np.random.default_rng(4).random((1, 2**20), np.float32)
+    assert_agrees(make_package(reduced(kind, axes=[1]), x=x.shape), {"x": x}, relative=4e-5)
+
+
 def test_fp16_is_summed_in_fp32():
     # In fp16 the sum would stay at 2048, and overflow to infinity on the way to the mean.
     x = np.full((1, 5000), 16, np.float16)

@@ -68,8 +68,7 @@ def elu(graph: Graph, operation: Operation) -> list[str]:
     one_more = graph.node("Add", graph.node("Exp", negative), graph.number(1.0))
     alpha = graph.number(number(operation, "alpha"))
     bent = graph.node("Mul", graph.node("Mul", half, one_more), alpha)
-    is_positive = graph.node("Greater", tensor, graph.number(0.0))
-    return [graph.node("Where", is_positive, tensor, bent)]
+    return [graph.node("Add", graph.node("Relu", tensor), bent)]
 
 
 def gelu(graph: Graph, operation: Operation) -> list[str]:
@@ -161,13 +160,15 @@ def _sigmoid(graph: Graph, tensor: str) -> str:
 def _softplus(graph: Graph, tensor: str) -> str:
     """Add ``max(x, 0) + log(1 + e)``, where ``e = exp(-|x|)``.
 
-    The logarithm is ``2 atanh(e / (2 + e))``, which keeps its relative precision however small
-    e is.
+    What rounding takes from ``w = 1 + e`` is given back to the logarithm to first order, so that
+    it keeps its relative precision however small e is: ``log(w) + (e - (w - 1)) / w``.
     """
     small = graph.node("Exp", graph.node("Neg", graph.node("Abs", tensor)))
-    ratio = graph.node("Div", small, graph.node("Add", small, graph.number(2.0)))
-    logarithm = graph.node("Mul", graph.node("Atanh", ratio), graph.number(2.0))
-    return graph.node("Add", graph.node("Max", tensor, graph.number(0.0)), logarithm)
+    one = graph.number(1.0)
+    above = graph.node("Add", small, one)
+    lost = graph.node("Sub", small, graph.node("Sub", above, one))
+    logarithm = graph.node("Add", graph.node("Log", above), graph.node("Div", lost, above))
+    return graph.node("Add", graph.node("Relu", tensor), logarithm)
 
 
 OPERATIONS: dict[str, Callable[[Graph, Operation], list[str]]] = {

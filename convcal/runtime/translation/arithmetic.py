@@ -58,7 +58,10 @@ def threshold(graph: Graph, operation: Operation) -> list[str]:
 
 
 def power(graph: Graph, operation: Operation) -> list[str]:
-    """Translate ``pow``; of integers only with known exponents that are not negative."""
+    """Translate ``pow``; of integers only with known exponents that are not negative.
+
+    A power that int32 does not hold is undefined, here as in MIL.
+    """
     exponent = operation.tensor("y")
     if exponent.dtype == "int32" and (exponent.constant is None or np.any(exponent.constant < 0)):
         raise UnsupportedModelError(

@@ -61,7 +61,8 @@ def layer_norm(graph: Graph, operation: Operation) -> list[str]:
 def l2_norm(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``l2_norm``: x over the root of the sum of squares along the last three axes."""
     tensor = graph.tensor(operation.tensor("x"))
-    total = graph.node("ReduceSumSquare", tensor, graph.integers([-3, -2, -1]), keepdims=1)
+    squares = graph.node("Mul", tensor, tensor)
+    total = graph.node("ReduceSum", squares, graph.integers([-3, -2, -1]), keepdims=1)
     raised = graph.node("Add", total, graph.number(number(operation, "epsilon")))
     return [graph.node("Div", tensor, graph.node("Sqrt", raised))]
 

@@ -34,14 +34,18 @@ def reduction(kind: str, graph: Graph, operation: Operation) -> list[str]:
     if axes is not None and not axes:
         raise UnsupportedModelError("an empty list of axes, which ONNX takes for all axes")
     tensor = graph.tensor(x)
-    if x.dtype == "int32":
-        return [_of_integers(kind, graph, tensor, operation)]
-    result = _reduced(kind, graph, tensor, operation)
-    if kind in ("ReduceMax", "ReduceMin"):
-        is_undefined = _reduced("ReduceMax", graph, _undefined(graph, tensor), operation)
-        is_undefined = graph.node("Cast", is_undefined, to=_BOOL)
-        result = graph.node("Where", is_undefined, graph.number(np.nan), result)
-    return [result]
+    is_integer = x.dtype == "int32"
+    if is_integer and kind in _FRACTIONAL:
+        tensor = graph.node("Cast", tensor, to=_DOUBLE)
+    if kind in _OTHERS:
+        result = _reduced(_OTHERS[kind], graph, tensor, operation)
+        if kind in ("reduce_max", "reduce_min") and not is_integer:
+            is_undefined = _reduced("ReduceMax", graph, _undefined(graph, tensor), operation)
+            is_undefined = graph.node("Cast", is_undefined, to=_BOOL)
+            result = graph.node("Where", is_undefined, graph.number(np.nan), result)
+    else:
+        result = _function_of_sum(kind, graph, tensor, operation)
+    return [graph.node("Cast", result, to=_INT32) if is_integer else result]
 
 
 def argument(kind: str, graph: Graph, operation: Operation) -> list[str]:
@@ -60,20 +64,23 @@ def argument(kind: str, graph: Graph, operation: Operation) -> list[str]:
     return [graph.node("Cast", index, to=element_type(operation.outputs[0]))]
 
 
-def _of_integers(kind: str, graph: Graph, tensor: str, operation: Operation) -> str:
-    """Add a reduction of int32 whose result is int32."""
-    if kind in ("ReduceMax", "ReduceMin", "ReduceProd"):
-        return _reduced(kind, graph, tensor, operation)
-    if kind in ("ReduceSum", "ReduceL1", "ReduceSumSquare"):
-        if kind == "ReduceL1":
-            tensor = graph.node("Abs", tensor)
-        elif kind == "ReduceSumSquare":
-            tensor = graph.node("Mul", tensor, tensor)
-        # ONNX Runtime's sums of int32 saturate; narrowing an int64 wraps around.
-        kind, wide = "ReduceSum", graph.node("Cast", tensor, to=_INT64)
-    else:
-        wide = graph.node("Cast", tensor, to=_DOUBLE)
-    return graph.node("Cast", _reduced(kind, graph, wide, operation), to=_INT32)
+def _function_of_sum(kind: str, graph: Graph, tensor: str, operation: Operation) -> str:
+    """Add a reduction that is a sum of terms, or a function of it.
+
+    ONNX Runtime's own operators of squares add one after the other, in which many terms lose
+    precision; its ReduceSum keeps partial sums.
+    """
+    if kind == "reduce_l1_norm":
+        tensor = graph.node("Abs", tensor)
+    elif kind in ("reduce_l2_norm", "reduce_sum_square"):
+        tensor = graph.node("Mul", tensor, tensor)
+    if operation.tensor("x").dtype == "int32" and kind not in _FRACTIONAL:
+        # Sums of int32 saturate; narrowing an int64 wraps around.
+        tensor = graph.node("Cast", tensor, to=_INT64)
+    total = _reduced("ReduceSum", graph, tensor, operation)
+    if kind == "reduce_l2_norm":
+        return graph.node("Sqrt", total)
+    return graph.node("Log", total) if kind == "reduce_log_sum" else total
 
 
 def _reduced(kind: str, graph: Graph, tensor: str, operation: Operation) -> str:
@@ -87,21 +94,25 @@ def _undefined(graph: Graph, tensor: str) -> str:
     return graph.node("Cast", graph.node("IsNaN", tensor), to=_UINT8)
 
 
-_REDUCTIONS = {
-    "reduce_l1_norm": "ReduceL1",
-    "reduce_l2_norm": "ReduceL2",
-    "reduce_log_sum": "ReduceLogSum",
+_OTHERS = {
     "reduce_log_sum_exp": "ReduceLogSumExp",
     "reduce_max": "ReduceMax",
     "reduce_mean": "ReduceMean",
     "reduce_min": "ReduceMin",
     "reduce_prod": "ReduceProd",
-    "reduce_sum": "ReduceSum",
-    "reduce_sum_square": "ReduceSumSquare",
 }
+_FUNCTIONS_OF_SUMS = (
+    "reduce_l1_norm",
+    "reduce_l2_norm",
+    "reduce_log_sum",
+    "reduce_sum",
+    "reduce_sum_square",
+)
+# Of integers, these need not be whole.
+_FRACTIONAL = ("reduce_l2_norm", "reduce_log_sum", "reduce_log_sum_exp", "reduce_mean")
 
 OPERATIONS: dict[str, Callable[[Graph, Operation], list[str]]] = {
     "reduce_argmax": partial(argument, "ArgMax"),
     "reduce_argmin": partial(argument, "ArgMin"),
-    **{name: partial(reduction, kind) for name, kind in _REDUCTIONS.items()},
+    **{kind: partial(reduction, kind) for kind in (*_FUNCTIONS_OF_SUMS, *_OTHERS)},
 }
