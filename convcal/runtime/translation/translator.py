@@ -9,9 +9,14 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from convcal.errors import InputError, UnsupportedModelError
 from convcal.runtime.translation import (
+    activations,
+    arithmetic,
+    comparisons,
     convolution,
     elementwise,
+    normalization,
     padding,
+    reductions,
     shape,
     transposed_convolution,
 )
@@ -23,14 +28,19 @@ if TYPE_CHECKING:
 __all__ = ["OPERATIONS", "OperationFault", "Translation", "translate", "unsupported"]
 
 OPERATIONS = {
+    **activations.OPERATIONS,
+    **arithmetic.OPERATIONS,
+    **comparisons.OPERATIONS,
     **convolution.OPERATIONS,
     **elementwise.OPERATIONS,
+    **normalization.OPERATIONS,
     **padding.OPERATIONS,
+    **reductions.OPERATIONS,
     **shape.OPERATIONS,
     **transposed_convolution.OPERATIONS,
 }
 # These move elements that are rounded already.
-_EXACT = frozenset({**shape.OPERATIONS, **padding.OPERATIONS})
+_EXACT = frozenset({**shape.OPERATIONS, **padding.OPERATIONS, **comparisons.OPERATIONS})
 _MAX_EXAMPLES = 3
 _REMEDY = (
     "run the package on macOS (runtime='coreml', --runtime coreml), or record the outputs there "
