@@ -24,12 +24,26 @@ _IR_VERSION = 8
 # ONNX element types (TensorProto.DataType) in which the values of a program live in the graph.
 # fp16 values live as fp32 numbers that fp16 can represent: see `Graph.rounded`.
 _FLOAT, _INT32, _BOOL, _FLOAT16 = 1, 6, 9, 10
-_ELEMENT_TYPES = {"float32": _FLOAT, "float16": _FLOAT, "int32": _INT32, "bool": _BOOL}
+_UINT8, _INT8, _UINT16, _INT16, _INT64 = 2, 3, 4, 5, 7
+_ELEMENT_TYPES = {
+    "float32": _FLOAT,
+    "float16": _FLOAT,
+    "int32": _INT32,
+    "bool": _BOOL,
+    "int8": _INT8,
+    "uint8": _UINT8,
+    "int16": _INT16,
+    "uint16": _UINT16,
+}
 _CONSTANT_DTYPES = {
     "float32": np.float32,
     "float16": np.float32,
     "int32": np.int32,
     "bool": np.bool_,
+    "int8": np.int8,
+    "uint8": np.uint8,
+    "int16": np.int16,
+    "uint16": np.uint16,
 }
 
 
@@ -101,6 +115,12 @@ class Graph:
     def integers(self, values: Sequence[int]) -> str:
         """Add a vector of int64, which ONNX takes for shapes, axes and pads."""
         return self.constant(np.array(values, np.int64))
+
+    def int64(self, value: Value) -> str:
+        """Give integers of the program as int64, which ONNX takes for shapes, axes and pads."""
+        if value.constant is not None:
+            return self.constant(np.asarray(value.constant, np.int64), name=value.name)
+        return self.node("Cast", self.tensor(value), to=_INT64)
 
     def number(self, value: float) -> str:
         """Add an fp32 scalar."""

@@ -11,8 +11,15 @@ from convcal.errors import InputError, UnsupportedModelError
 from convcal.runtime.translation import (
     convolution,
     elementwise,
+    gathering,
+    ordering,
     padding,
+    quantization,
+    recurrence,
+    scattering,
     shape,
+    slicing,
+    tensors,
     transposed_convolution,
 )
 from convcal.runtime.translation.graph import Graph, element_type
@@ -25,12 +32,20 @@ __all__ = ["OPERATIONS", "OperationFault", "Translation", "translate", "unsuppor
 OPERATIONS = {
     **convolution.OPERATIONS,
     **elementwise.OPERATIONS,
+    **gathering.OPERATIONS,
+    **ordering.OPERATIONS,
     **padding.OPERATIONS,
+    **quantization.OPERATIONS,
+    **recurrence.OPERATIONS,
+    **scattering.OPERATIONS,
     **shape.OPERATIONS,
+    **slicing.OPERATIONS,
+    **tensors.OPERATIONS,
     **transposed_convolution.OPERATIONS,
 }
 # These move elements that are rounded already.
 _EXACT = frozenset({**shape.OPERATIONS, **padding.OPERATIONS})
+_EXACT |= {*gathering.OPERATIONS, *ordering.OPERATIONS, *slicing.OPERATIONS, "tile", "select"}
 _MAX_EXAMPLES = 3
 _REMEDY = (
     "run the package on macOS (runtime='coreml', --runtime coreml), or record the outputs there "
