@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convcal.coreml._coremltools import load_coremltools
+from convcal.coreml.compression import DECOMPRESSIONS
 from convcal.coreml.describe import default_function, function_description
 from convcal.errors import ConvcalError, InputError, UnsupportedModelError
 
@@ -281,15 +282,26 @@ def _view(function: Any) -> Program:
                 arguments[name] = tuple(value_of(each) for each in argument)
             elif argument is not None:
                 arguments[name] = value_of(argument)
+        if operation.op_type in DECOMPRESSIONS:
+            constants = {
+                name: value.constant
+                for name, value in arguments.items()
+                if isinstance(value, Value) and value.constant is not None
+            }
+            results = DECOMPRESSIONS[operation.op_type](constants)
+            for variable, array in zip(operation.outputs, results, strict=True):
+                values[id(variable)] = _value(variable, array)
         outputs = tuple(value_of(variable) for variable in operation.outputs)
         operations.append(Operation(operation.op_type, operation.name, arguments, outputs))
     return Program(inputs, tuple(value_of(each) for each in function.outputs), tuple(operations))
 
 
-def _value(variable: Any) -> Value:
+def _value(variable: Any, array: NDArray[Any] | None = None) -> Value:
     constant = None
-    if variable.val is not None:
-        constant = np.asarray(variable.val).view()
+    if array is None and variable.val is not None:
+        array = np.asarray(variable.val)
+    if array is not None:
+        constant = array.view()
         constant.flags.writeable = False
     if getattr(variable, "elem_type", None) is not None:  # a list of tensors
         return Value(variable.name, "list", ())
