@@ -235,6 +235,45 @@ def rnn(*, x, initial_h, weight_ih, weight_hh, direction, output_sequence, activ
     return [np.array(states) if output_sequence else h[None], h]
 
 
+def non_maximum_suppression(
+    *, boxes, scores, iou_threshold, max_boxes, score_threshold=None, per_class_suppression=False
+):
+    assert not per_class_suppression or 1 in scores.shape[1:]
+    if score_threshold is None:
+        boxes, scores = boxes.transpose(0, 2, 1), scores.transpose(0, 2, 1)
+    n_batch, n_boxes, n_classes = scores.shape
+    max_boxes = int(max_boxes)
+    picked, marks = np.zeros((n_batch, max_boxes, 4)), np.zeros((n_batch, max_boxes, n_classes))
+    indices, counts = np.full((n_batch, max_boxes), -1), np.zeros(n_batch, int)
+    for batch in range(n_batch):
+        best = scores[batch].max(axis=1)
+        kept = []
+        for candidate in sorted(range(n_boxes), key=lambda i: -best[i]):
+            if score_threshold is not None and best[candidate] < score_threshold:
+                continue
+            overlaps = [overlap(boxes[batch, candidate], boxes[batch, other]) for other in kept]
+            if all(each <= iou_threshold for each in overlaps):
+                kept.append(candidate)
+        kept = (kept or [int(np.argmax(best))])[:max_boxes]
+        counts[batch] = len(kept)
+        indices[batch, : len(kept)] = kept
+        picked[batch, : len(kept)] = boxes[batch, kept]
+        marks[batch, : len(kept)] = scores[batch, kept]
+    if score_threshold is None:
+        return [picked.transpose(0, 2, 1), marks.transpose(0, 2, 1), indices]
+    return [picked, marks, indices, counts]
+
+
+def overlap(one, other):
+    """Area of the intersection over that of the union of boxes (x, y, width, height)."""
+    sides = [
+        max(0, min(a + p / 2, b + q / 2) - max(a - p / 2, b - q / 2))
+        for a, b, p, q in zip(one[:2], other[:2], one[2:], other[2:], strict=True)
+    ]
+    common = sides[0] * sides[1]
+    return common / (one[2] * one[3] + other[2] * other[3] - common)
+
+
 def column(values, x, axis):
     values = np.asarray(values, np.float64)
     if values.ndim == 0:
@@ -333,6 +372,7 @@ EVALUATORS = {
     "gather_nd": gather_nd,
     "gru": gru,
     "lstm": lstm,
+    "non_maximum_suppression": non_maximum_suppression,
     "non_zero": lambda x: np.argwhere(x).astype(np.int32),
     "one_hot": one_hot,
     "quantize": quantize,

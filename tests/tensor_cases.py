@@ -106,6 +106,19 @@ def scattered(kind, indices, updates, target="iOS15", **options):
     return case(build, target, data=draw(4, 5, 3))
 
 
+def suppression(target, n_classes=3, **options):
+    boxes, scores = draw(2, 20, 4), draw(2, 20, n_classes)
+    boxes[..., 2:] = 1 + np.abs(boxes[..., 2:])
+    if target == "iOS17":
+        boxes, scores = boxes.transpose(0, 2, 1), scores.transpose(0, 2, 1)
+    return case(
+        lambda b, s: tuple(mb.non_maximum_suppression(boxes=b, scores=s, **options)),
+        target,
+        b=boxes,
+        s=scores,
+    )
+
+
 def one_hot(axis):
     return case(
         lambda i: mb.one_hot(
@@ -214,6 +227,13 @@ CASES = {
         lstm("bidirectional", sequence=True, bias=False, peephole=True),
         lstm("forward", sequence=True, names=("sigmoid", "linear", "relu")),
         lstm("bidirectional", sequence=True, names=("tanh", "sigmoid", "linear")),
+    ],
+    "non_maximum_suppression": [
+        suppression("iOS15", iou_threshold=0.3, score_threshold=0.2, max_boxes=6),
+        suppression("iOS15", iou_threshold=0.1, score_threshold=0.2, max_boxes=30),
+        suppression("iOS16", iou_threshold=0.3, score_threshold=9.0, max_boxes=3),
+        suppression("iOS17", iou_threshold=0.2, max_boxes=15),
+        suppression("iOS17", 1, iou_threshold=0.2, max_boxes=15, per_class_suppression=True),
     ],
     "non_zero": [
         case(lambda x: mb.non_zero(x=x), x=np.float32([[0, 1, 0], [2, 0, -3]])),

@@ -198,3 +198,51 @@ def test_zeros_in_a_shape_of_another_rank_count_from_the_last_axis():
     # The example in MIL's documentation of reshape.
     (result,) = run(package, {"x": draw(2, 50), "s": np.int32([1, 0, -1, 0])}).values()
     assert result.shape == (1, 1, 2, 50)
+
+
+@pytest.mark.parametrize("mode", ["constant", "replicate"])
+def test_pads_may_be_computed_when_the_program_runs(mode):
+    package = make_package(
+        lambda x, p: mb.pad(x=x, pad=p, mode=mode, constant_val=2.0), x=X.shape, p=((6,), "int32")
+    )
+    sample = {"x": X, "p": np.int32([0, 1, 2, 0, 0, 3])}
+    ((name, result),) = run(package, sample).items()
+    np.testing.assert_array_equal(result, evaluate(package, sample)[name])
+
+
+def test_reflections_that_are_computed_when_the_program_runs_are_refused():
+    package = make_package(
+        lambda x, p: mb.pad(x=x, pad=p, mode="reflect"), x=X.shape, p=((6,), "int32")
+    )
+    with pytest.raises(UnsupportedModelError, match=r"pad .*reflects"):
+        ReferenceRunner(package)
+
+
+def test_suppression_by_class_is_refused():
+    package = make_package(
+        lambda b, s: mb.non_maximum_suppression(
+            boxes=b,
+            scores=s,
+            iou_threshold=0.5,
+            score_threshold=0.5,
+            max_boxes=3,
+            per_class_suppression=True,
+        )[0],
+        b=(1, 5, 4),
+        s=(1, 5, 2),
+    )
+    with pytest.raises(UnsupportedModelError, match="of each class by themselves"):
+        ReferenceRunner(package)
+
+
+@pytest.mark.parametrize(
+    "build",
+    [
+        lambda x: mb.add(x=x, y=mb.random_normal(shape=[3, 4, 5])),
+        lambda x: mb.random_categorical(x=x),
+    ],
+)
+def test_random_numbers_are_refused_by_name(build):
+    package = make_package(build, x=X.shape)
+    with pytest.raises(UnsupportedModelError, match="random_"):
+        ReferenceRunner(package)

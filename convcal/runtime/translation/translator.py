@@ -19,6 +19,7 @@ from convcal.runtime.translation import (
     scattering,
     shape,
     slicing,
+    suppression,
     tensors,
     transposed_convolution,
 )
@@ -40,6 +41,7 @@ OPERATIONS = {
     **scattering.OPERATIONS,
     **shape.OPERATIONS,
     **slicing.OPERATIONS,
+    **suppression.OPERATIONS,
     **tensors.OPERATIONS,
     **transposed_convolution.OPERATIONS,
 }
