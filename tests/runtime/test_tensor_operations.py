@@ -3,10 +3,12 @@
 
 import numpy as np
 import pytest
+from coreml.models import save_package
 from evaluator import evaluate, to_half
-from programs import make_package, mb
+from programs import ct, make_package, mb
 from tensor_cases import CASES, X, draw, layer, lstm
 
+from convcal.coreml.package import read_package
 from convcal.errors import RunnerError, UnsupportedModelError
 from convcal.runtime.reference import ReferenceRunner
 
@@ -246,3 +248,83 @@ def test_random_numbers_are_refused_by_name(build):
     package = make_package(build, x=X.shape)
     with pytest.raises(UnsupportedModelError, match="random_"):
         ReferenceRunner(package)
+
+
+def counting(n, x, y):
+    """Add y to x as often as n says, and do something else to it where that is never."""
+
+    def goes_on(i, x):
+        return mb.cast(x=mb.sub(x=n, y=i), dtype="bool")
+
+    def turn(i, x):
+        return mb.add(x=i, y=1), mb.add(x=x, y=y)
+
+    sums = mb.while_loop(_cond=goes_on, _body=turn, loop_vars=(0, x))[1]
+    return mb.cond(
+        pred=mb.cast(x=n, dtype="bool"),
+        _true_fn=lambda: mb.identity(x=sums),
+        _false_fn=lambda: mb.mul(x=mb.tanh(x=x), y=y),
+    )
+
+
+@pytest.mark.parametrize("precision", ["float32", "float16"])
+def test_blocks_run_on_a_condition_and_again_and_again(precision):
+    package = make_package(
+        lambda n, x, y: counting(mb.squeeze(x=n), mb.relu(x=x), y),
+        n=((1,), "int32"),
+        x=(2, 3),
+        y=(2, 3),
+        precision=precision,
+    )
+    x, y = (np.abs(draw(2, 3)).astype(precision).astype(np.float32) for _ in range(2))
+    for count in (0, 1, 5):
+        (result,) = run(package, {"n": np.int32([count]), "x": x, "y": y}).values()
+        expected = x.astype(precision)
+        for _ in range(count):
+            expected = expected + y.astype(precision)
+        if count == 0:
+            expected = np.tanh(x.astype(np.float64)).astype(precision) * y.astype(precision)
+        np.testing.assert_allclose(result, expected, rtol=1e-6 if precision == "float32" else 2e-3)
+
+
+def test_a_block_with_an_operation_that_is_not_translated_is_refused_by_that_name():
+    package = make_package(
+        lambda n, x: mb.cond(
+            pred=mb.cast(x=mb.squeeze(x=n), dtype="bool"),
+            _true_fn=lambda: mb.random_normal(shape=[2]),
+            _false_fn=lambda: mb.relu(x=x),
+        ),
+        n=((1,), "int32"),
+        x=(2,),
+    )
+    with pytest.raises(UnsupportedModelError, match="random_normal"):
+        ReferenceRunner(package)
+
+
+def test_a_classifier_gives_its_tensors_and_no_label(tmp_path):
+    path = save_package(
+        tmp_path / "classifier.mlpackage",
+        lambda mb, x: mb.relu(x=x, name="probabilities"),
+        shape=(1, 3),
+        classifier_config=ct.ClassifierConfig(["a", "b", "c"]),
+    )
+    package = read_package(path)
+    with ReferenceRunner(package, extra_outputs=["probabilities"], threads=1) as runner:
+        results = runner.run({"x": np.float32([[-1, 0, 2]])})
+    assert list(results) == ["probabilities"]
+    np.testing.assert_array_equal(results["probabilities"], [[0, 0, 2]])
+    with pytest.raises(UnsupportedModelError, match=r"classify .*has no other output"):
+        ReferenceRunner(package)
+
+
+def test_shapes_are_reckoned_with_when_the_program_runs():
+    def build(x):
+        count, rank = mb.split(x=mb.shape(x=mb.non_zero(x=x)), num_splits=2, axis=0)
+        count, rank = mb.squeeze(x=count), mb.squeeze(x=rank)
+        # Numbers, joined to a vector.
+        ones = mb.fill(shape=mb.concat(values=[count, mb.add(x=rank, y=1)], axis=0), value=1.0)
+        return mb.reshape(x=ones, shape=mb.concat(values=[-1, count], axis=0))
+
+    package = make_package(build, x=(2, 3))
+    (result,) = run(package, {"x": np.float32([[0, 1, 2], [3, 4, 0]])}).values()
+    np.testing.assert_array_equal(result, np.ones((3, 4)))

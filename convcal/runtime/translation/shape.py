@@ -68,6 +68,8 @@ def concat(graph: Graph, operation: Operation) -> list[str]:
     values = operation.inputs["values"]
     parts = values if isinstance(values, tuple) else (values,)
     tensors = [graph.tensor(part) for part in parts]
+    if not parts[0].shape:  # numbers, which MIL joins to a vector
+        tensors = [graph.node("Reshape", tensor, graph.integers([1])) for tensor in tensors]
     axis = (operation.integers("axis") or (0,))[0] % len(operation.outputs[0].shape)
     if flags(operation, "interleave", 1)[0]:
         # Interleaving is joining along a new axis behind the old one, and merging the two.

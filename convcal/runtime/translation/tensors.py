@@ -127,8 +127,14 @@ def cumsum(graph: Graph, operation: Operation) -> list[str]:
     return [graph.node("CumSum", graph.tensor(operation.tensor("x")), where, **modes)]
 
 
+def classify(graph: Graph, operation: Operation) -> list[str]:  # noqa: ARG001 - as the others
+    """Leave out ``classify``: a label and a table of probabilities are no tensors."""
+    return [""] * len(operation.outputs)
+
+
 OPERATIONS: dict[str, Callable[[Graph, Operation], list[str]]] = {
     "band_part": band_part,
+    "classify": classify,
     "cumsum": cumsum,
     "fill": fill,
     "fill_like": fill_like,
