@@ -40,9 +40,12 @@ def _lut_to_dense(inputs: Arrays) -> list[Array]:
     if "shape" in inputs:
         shape = tuple(int(length) for length in inputs["shape"])
         n_bits = lut.size.bit_length() - 1
-        bits = np.unpackbits(indices, bitorder="little", count=n_bits * int(np.prod(shape)))
-        # The first bit of an index is its lowest.
-        return [lut[bits.reshape(*shape, n_bits) @ (1 << np.arange(n_bits))]]
+        count = int(np.prod(shape))
+        bits = np.unpackbits(indices, bitorder="little", count=n_bits * count)
+        numbers = np.zeros(count, np.uint8)
+        for bit in range(n_bits):  # the lowest one first
+            numbers |= bits[bit::n_bits] << bit
+        return [lut[numbers].reshape(shape)]
     return [_looked_up(indices, lut, inputs.get("vector_axis"))]
 
 
@@ -118,7 +121,8 @@ def _shifted_and_scaled(
         numbers -= offset.astype(np.float32)
     if scale is not None:
         numbers *= scale.astype(np.float32)
-    return numbers.astype(dtype)
+    with np.errstate(over="ignore"):  # to infinity
+        return numbers.astype(dtype)
 
 
 # From the constant inputs to the results, which are constants too.
