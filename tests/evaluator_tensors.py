@@ -238,7 +238,6 @@ def rnn(*, x, initial_h, weight_ih, weight_hh, direction, output_sequence, activ
 def non_maximum_suppression(
     *, boxes, scores, iou_threshold, max_boxes, score_threshold=None, per_class_suppression=False
 ):
-    assert not per_class_suppression or 1 in scores.shape[1:]
     if score_threshold is None:
         boxes, scores = boxes.transpose(0, 2, 1), scores.transpose(0, 2, 1)
     n_batch, n_boxes, n_classes = scores.shape
@@ -246,12 +245,16 @@ def non_maximum_suppression(
     picked, marks = np.zeros((n_batch, max_boxes, 4)), np.zeros((n_batch, max_boxes, n_classes))
     indices, counts = np.full((n_batch, max_boxes), -1), np.zeros(n_batch, int)
     for batch in range(n_batch):
-        best = scores[batch].max(axis=1)
+        best, classes = scores[batch].max(axis=1), scores[batch].argmax(axis=1)
         kept = []
         for candidate in sorted(range(n_boxes), key=lambda i: -best[i]):
             if score_threshold is not None and best[candidate] < score_threshold:
                 continue
-            overlaps = [overlap(boxes[batch, candidate], boxes[batch, other]) for other in kept]
+            overlaps = [
+                overlap(boxes[batch, candidate], boxes[batch, other])
+                for other in kept
+                if not per_class_suppression or classes[other] == classes[candidate]
+            ]
             if all(each <= iou_threshold for each in overlaps):
                 kept.append(candidate)
         kept = (kept or [int(np.argmax(best))])[:max_boxes]

@@ -180,6 +180,12 @@ CASES = {
         case(lambda x, i: mb.gather(x=x, indices=i, axis=1), x=X, i=whole(-4, 4, 2, 3)),
         case(lambda x, i: mb.gather(x=x, indices=i, axis=2), "iOS17", x=X, i=whole(0, 5, 6)),
         case(
+            lambda x, i: mb.gather(x=x, indices=mb.squeeze(x=i), axis=1),
+            "iOS17",
+            x=X,
+            i=whole(0, 4, 1),
+        ),
+        case(
             lambda x, i: mb.gather(x=x, indices=i, axis=2, batch_dims=1),
             "iOS16",
             x=X,
@@ -233,7 +239,15 @@ CASES = {
         suppression("iOS15", iou_threshold=0.1, score_threshold=0.2, max_boxes=30),
         suppression("iOS16", iou_threshold=0.3, score_threshold=9.0, max_boxes=3),
         suppression("iOS17", iou_threshold=0.2, max_boxes=15),
-        suppression("iOS17", 1, iou_threshold=0.2, max_boxes=15, per_class_suppression=True),
+        suppression("iOS17", 1, iou_threshold=0.2, max_boxes=15),
+        suppression("iOS17", iou_threshold=0.2, max_boxes=25, per_class_suppression=True),
+        suppression(
+            "iOS15",
+            iou_threshold=0.1,
+            score_threshold=0.5,
+            max_boxes=6,
+            per_class_suppression=True,
+        ),
     ],
     "non_zero": [
         case(lambda x: mb.non_zero(x=x), x=np.float32([[0, 1, 0], [2, 0, -3]])),

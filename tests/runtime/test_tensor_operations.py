@@ -220,23 +220,6 @@ def test_reflections_that_are_computed_when_the_program_runs_are_refused():
         ReferenceRunner(package)
 
 
-def test_suppression_by_class_is_refused():
-    package = make_package(
-        lambda b, s: mb.non_maximum_suppression(
-            boxes=b,
-            scores=s,
-            iou_threshold=0.5,
-            score_threshold=0.5,
-            max_boxes=3,
-            per_class_suppression=True,
-        )[0],
-        b=(1, 5, 4),
-        s=(1, 5, 2),
-    )
-    with pytest.raises(UnsupportedModelError, match="of each class by themselves"):
-        ReferenceRunner(package)
-
-
 @pytest.mark.parametrize(
     "build",
     [
