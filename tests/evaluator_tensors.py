@@ -386,7 +386,6 @@ EVALUATORS = {
     "scatter": scatter,
     "scatter_along_axis": scatter_along_axis,
     "scatter_nd": scatter_nd,
-    "select": lambda *, cond, a, b: np.where(cond, a, b),
     "shape": lambda x: np.array(x.shape, np.int32),
     "slice_update": slice_update,
     "stack": lambda values, axis: np.stack(values, axis=int(axis)),

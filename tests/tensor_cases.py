@@ -320,25 +320,6 @@ CASES = {
             u=draw(9),
         ),
     ],
-    "select": [
-        case(
-            lambda x, y: mb.select(cond=mb.cast(x=y, dtype="bool"), a=x, b=np.float32(0.5)),
-            x=X,
-            y=whole(0, 2, 4, 5),
-        ),
-        case(
-            lambda x, y: mb.cast(
-                x=mb.select(
-                    cond=mb.cast(x=x, dtype="bool"),
-                    a=mb.cast(x=y, dtype="bool"),
-                    b=mb.cast(x=x, dtype="bool"),
-                ),
-                dtype="fp32",
-            ),
-            x=whole(0, 2, 4),
-            y=whole(0, 2, 4),
-        ),
-    ],
     "shape": [case(lambda x: mb.shape(x=mb.non_zero(x=x)), x=np.float32([[0, 1, 0], [2, 0, -3]]))],
     "slice_update": [
         case(

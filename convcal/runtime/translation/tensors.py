@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Operations that make tensors, or choose their elements by condition or position."""
+"""Operations that make tensors, or choose their elements by position."""
 
 from __future__ import annotations
 
@@ -93,13 +93,6 @@ def band_part(graph: Graph, operation: Operation) -> list[str]:
     return [_chosen(graph, graph.constant(inside), graph.tensor(x), zero, x)]
 
 
-def select(graph: Graph, operation: Operation) -> list[str]:
-    """Translate ``select``: of `a` where the condition holds, of `b` elsewhere."""
-    condition = graph.tensor(operation.tensor("cond"))
-    a, b = (graph.tensor(operation.tensor(name)) for name in ("a", "b"))
-    return [_chosen(graph, condition, a, b, operation.outputs[0])]
-
-
 def _chosen(graph: Graph, condition: str, a: str, b: str, result: Value) -> str:
     """Choose per element; ONNX Runtime does so for fp32 and int32."""
     kind = element_type(result)
@@ -141,7 +134,6 @@ OPERATIONS: dict[str, Callable[[Graph, Operation], list[str]]] = {
     "non_zero": non_zero,
     "one_hot": one_hot,
     "range_1d": range_1d,
-    "select": select,
     "shape": shape,
     "tile": tile,
 }

@@ -55,7 +55,6 @@ _EXACT |= {
     *ordering.OPERATIONS,
     *slicing.OPERATIONS,
     "tile",
-    "select",
 }
 # What a classifier gives, and nothing can compute with.
 _NO_TENSORS = ("string", "int64", "dict")
