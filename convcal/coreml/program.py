@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convcal.coreml._coremltools import load_coremltools
+from convcal.coreml.compression import DECOMPRESSIONS
 from convcal.coreml.describe import default_function, function_description
 from convcal.errors import ConvcalError, InputError, UnsupportedModelError
 
@@ -64,12 +65,15 @@ class Operation:
         By parameter name, defaults included; absent parameters are absent.
     outputs : tuple of Value
         Its results, in order.
+    blocks : tuple of Program
+        What it runs on a condition or again and again; these use tensors from outside, too.
     """
 
     type: str
     name: str
     inputs: Mapping[str, Value | tuple[Value, ...]]
     outputs: tuple[Value, ...]
+    blocks: tuple[Program, ...] = ()
 
     @property
     def is_folded(self) -> bool:
@@ -115,7 +119,7 @@ class Operation:
 
 @dataclass(frozen=True, eq=False)
 class Program:
-    """One function of an ML Program.
+    """One function of an ML Program, or a block of one of its operations.
 
     Parameters
     ----------
@@ -264,15 +268,18 @@ def _said(error: Exception) -> str:
 
 def _view(function: Any) -> Program:
     values: dict[int, Value] = {}
+    return _view_block(function, tuple(function.inputs.values()), values)
 
+
+def _view_block(block: Any, variables: Sequence[Any], values: dict[int, Value]) -> Program:
     def value_of(variable: Any) -> Value:
         if id(variable) not in values:
             values[id(variable)] = _value(variable)
         return values[id(variable)]
 
-    inputs = tuple(value_of(variable) for variable in function.inputs.values())
+    inputs = tuple(value_of(variable) for variable in variables)
     operations = []
-    for operation in function.operations:
+    for operation in block.operations:
         if operation.op_type == "const":
             continue
         arguments: dict[str, Value | tuple[Value, ...]] = {}
@@ -281,15 +288,27 @@ def _view(function: Any) -> Program:
                 arguments[name] = tuple(value_of(each) for each in argument)
             elif argument is not None:
                 arguments[name] = value_of(argument)
+        if operation.op_type in DECOMPRESSIONS:
+            constants = {
+                name: value.constant
+                for name, value in arguments.items()
+                if isinstance(value, Value) and value.constant is not None
+            }
+            results = DECOMPRESSIONS[operation.op_type](constants)
+            for variable, array in zip(operation.outputs, results, strict=True):
+                values[id(variable)] = _value(variable, array)
         outputs = tuple(value_of(variable) for variable in operation.outputs)
-        operations.append(Operation(operation.op_type, operation.name, arguments, outputs))
-    return Program(inputs, tuple(value_of(each) for each in function.outputs), tuple(operations))
+        blocks = tuple(_view_block(each, each.inputs, values) for each in operation.blocks)
+        operations.append(Operation(operation.op_type, operation.name, arguments, outputs, blocks))
+    return Program(inputs, tuple(value_of(each) for each in block.outputs), tuple(operations))
 
 
-def _value(variable: Any) -> Value:
+def _value(variable: Any, array: NDArray[Any] | None = None) -> Value:
     constant = None
-    if variable.val is not None:
-        constant = np.asarray(variable.val).view()
+    if array is None and variable.val is not None:
+        array = np.asarray(variable.val)
+    if array is not None:
+        constant = array.view()
         constant.flags.writeable = False
     if getattr(variable, "elem_type", None) is not None:  # a list of tensors
         return Value(variable.name, "list", ())

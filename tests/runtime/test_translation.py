@@ -7,8 +7,8 @@ from evaluator import evaluate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import make_package, mb
+from tensor_cases import CASES as TENSOR_CASES
 
-from convcal.errors import UnsupportedModelError
 from convcal.runtime.reference import ReferenceRunner
 from convcal.runtime.translation import (
     OPERATIONS,
@@ -61,7 +61,6 @@ CASES = {
     "concat": lambda x: mb.concat(values=[x, mb.abs(x=x), ROW + np.zeros_like(X)], axis=-2),
     "exp": lambda x: mb.exp(x=mb.mul(x=x, y=np.float32(10))),
     "expand_dims": lambda x: mb.expand_dims(x=mb.relu(x=x), axes=[0, -1][:1]),
-    "gather": lambda x: mb.gather(x=x, indices=[3, 0, 0, -1, 4], axis=-2),
     "identity": lambda x: mb.identity(x=x),
     "leaky_relu": lambda x: mb.leaky_relu(x=x, alpha=0.1),
     "maximum": lambda x: mb.maximum(x=x, y=ROW),
@@ -97,6 +96,7 @@ def test_operation_agrees_with_the_evaluator(kind):
 
 def test_every_operation_of_the_registry_is_tested():
     elsewhere = {"conv", "conv_transpose", "pad"}
+    elsewhere |= set(TENSOR_CASES) | {"classify", "cond", "while_loop"}
     elsewhere |= {*activations.OPERATIONS, *arithmetic.OPERATIONS, *comparisons.OPERATIONS}
     elsewhere |= {*normalization.OPERATIONS, *reductions.OPERATIONS}
     assert set(CASES) | elsewhere == set(OPERATIONS)
@@ -129,26 +129,6 @@ def test_cast_to_bool_asks_for_non_zero():
     package = make_package(lambda x: mb.cast(x=mb.cast(x=x, dtype="bool"), dtype="fp32"), x=(1, 4))
     (result,) = run(package, {"x": np.array([[0, 0.25, -3, -0.0]], np.float32)}).values()
     np.testing.assert_array_equal(result, [[0, 1, 1, 0]])
-
-
-@pytest.mark.parametrize("target", ["iOS15", "iOS17"])
-def test_gather_takes_indices_of_any_rank(target):
-    indices = np.array([[2, 0], [1, 1]], np.int32)
-    package = make_package(
-        lambda x: mb.gather(x=mb.relu(x=x), indices=indices, axis=1), x=(2, 3, 4), target=target
-    )
-    x = draw(4, 2, 3, 4)
-    (result,) = run(package, {"x": x}).values()
-    np.testing.assert_array_equal(result, np.maximum(x, 0)[:, indices])
-
-
-def test_a_gather_per_index_of_the_batch_is_refused():
-    package = make_package(
-        lambda x: mb.gather(x=x, indices=np.zeros((2, 1), np.int32), axis=1, batch_dims=1),
-        x=(2, 3, 4),
-    )
-    with pytest.raises(UnsupportedModelError, match=r"gather .*batch_dims"):
-        ReferenceRunner(package)
 
 
 def test_concat_interleaves():

@@ -3,7 +3,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from convcal.errors import UnsupportedModelError
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-    from convcal.coreml.program import Value
+    from convcal.coreml.program import Program, Value
 
 __all__ = ["OPSET", "Graph", "element_type"]
 
@@ -66,13 +66,19 @@ def element_type(value: Value) -> int:
 class Graph:
     """Collects the nodes and constants of an ONNX model, each under a name of its own.
 
+    Parameters
+    ----------
+    translate : callable
+        Adds the operations of a block of the program.
+
     Attributes
     ----------
     warnings : list of str
         What the user should know about how the program was understood.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, translate: Callable[[Graph, Program], None]) -> None:
+        self._translate = translate
         self.warnings: list[str] = []
         self._nodes: list[Any] = []
         self._initializers: list[Any] = []
@@ -116,6 +122,12 @@ class Graph:
         """Add a vector of int64, which ONNX takes for shapes, axes and pads."""
         return self.constant(np.array(values, np.int64))
 
+    def int64(self, value: Value) -> str:
+        """Give integers of the program as int64, which ONNX takes for shapes, axes and pads."""
+        if value.constant is not None:
+            return self.constant(np.asarray(value.constant, np.int64), name=value.name)
+        return self.node("Cast", self.tensor(value), to=_INT64)
+
     def number(self, value: float) -> str:
         """Add an fp32 scalar."""
         return self.constant(np.array(value, np.float32))
@@ -133,6 +145,60 @@ class Graph:
             helper.make_node(kind, list(inputs), outputs, name=outputs[0], **attributes)
         )
         return outputs
+
+    def subgraph(
+        self,
+        inputs: Sequence[Value],
+        outputs: Sequence[Value],
+        build: Callable[[list[str]], list[str]],
+        *,
+        is_loop: bool = False,
+    ) -> Any:
+        """Make a graph that runs inside a node, and may use the tensors of this one.
+
+        Parameters
+        ----------
+        inputs, outputs : sequence of Value
+            What it takes and gives.
+        build : callable
+            Adds its nodes: from the tensors that hold the inputs to those that hold the outputs.
+        is_loop : bool
+            Whether it takes the number of the turn and the condition first, as a loop's does.
+
+        Returns
+        -------
+        onnx.GraphProto
+            The graph.
+        """
+        from onnx import helper
+
+        outer, self._nodes = self._nodes, []
+        taken = [self.reserve(value.name) for value in inputs]
+        described = [
+            helper.make_tensor_value_info(tensor, element_type(value), None)
+            for tensor, value in zip(taken, inputs, strict=True)
+        ]
+        if is_loop:
+            turn, condition = (self.reserve(name) for name in ("turn", "condition"))
+            described = [
+                helper.make_tensor_value_info(turn, _INT64, []),
+                helper.make_tensor_value_info(condition, _BOOL, []),
+                *described,
+            ]
+        # A result may come from outside, which ONNX does not allow.
+        given = [self.node("Identity", tensor) for tensor in build(taken)]
+        results = [
+            helper.make_tensor_value_info(tensor, element_type(value), None)
+            for tensor, value in zip(given, outputs, strict=True)
+        ]
+        graph = helper.make_graph(self._nodes, self.reserve("block"), described, results)
+        self._nodes = outer
+        return graph
+
+    def block(self, program: Program) -> list[str]:
+        """Translate the operations of a block here; give the tensors that hold its results."""
+        self._translate(self, program)
+        return [self.tensor(value) for value in program.outputs]
 
     def rounded(self, tensor: str) -> str:
         """Round fp32 numbers to fp16 (ties to even, overflow to infinity) and widen them again.

@@ -12,12 +12,21 @@ from convcal.runtime.translation import (
     activations,
     arithmetic,
     comparisons,
+    control,
     convolution,
     elementwise,
+    gathering,
     normalization,
+    ordering,
     padding,
+    quantization,
+    recurrence,
     reductions,
+    scattering,
     shape,
+    slicing,
+    suppression,
+    tensors,
     transposed_convolution,
 )
 from convcal.runtime.translation.graph import Graph, element_type
@@ -31,16 +40,34 @@ OPERATIONS = {
     **activations.OPERATIONS,
     **arithmetic.OPERATIONS,
     **comparisons.OPERATIONS,
+    **control.OPERATIONS,
     **convolution.OPERATIONS,
     **elementwise.OPERATIONS,
+    **gathering.OPERATIONS,
     **normalization.OPERATIONS,
+    **ordering.OPERATIONS,
     **padding.OPERATIONS,
+    **quantization.OPERATIONS,
+    **recurrence.OPERATIONS,
     **reductions.OPERATIONS,
+    **scattering.OPERATIONS,
     **shape.OPERATIONS,
+    **slicing.OPERATIONS,
+    **suppression.OPERATIONS,
+    **tensors.OPERATIONS,
     **transposed_convolution.OPERATIONS,
 }
 # These move elements that are rounded already.
 _EXACT = frozenset({**shape.OPERATIONS, **padding.OPERATIONS, **comparisons.OPERATIONS})
+_EXACT |= {
+    *control.OPERATIONS,
+    *gathering.OPERATIONS,
+    *ordering.OPERATIONS,
+    *slicing.OPERATIONS,
+    "tile",
+}
+# What a classifier gives, and nothing can compute with.
+_NO_TENSORS = ("string", "int64", "dict")
 _MAX_EXAMPLES = 3
 _REMEDY = (
     "run the package on macOS (runtime='coreml', --runtime coreml), or record the outputs there "
@@ -104,19 +131,27 @@ def translate(
     InputError
         If `outputs` names a tensor that the program does not have.
     """
-    exposed = {value.name: value for value in program.outputs}
+    exposed = {value.name: value for value in program.outputs if value.dtype not in _NO_TENSORS}
     exposed |= {name: _find(program, name) for name in outputs}
-    graph = Graph()
+    if not exposed:
+        labels = [(each.type, each.name) for each in program.operations if each.type == "classify"]
+        raise unsupported((*label, "the model has no other output") for label in labels)
+    faulted: list[str] = []
+    refused: list[tuple[str, str, str]] = []
+    graph = Graph(lambda graph, block: _translate(graph, block, faults, faulted, refused))
     inputs = {value.name: graph.reserve(value.name) for value in program.inputs}
     for value in program.inputs:
         graph.bind(value, inputs[value.name])
-    faulted = _translate_operations(graph, program, faults)
+    _translate(graph, program, faults, faulted, refused)
+    if refused:
+        raise unsupported(dict.fromkeys(refused))
     names = {name: graph.expose(value) for name, value in exposed.items()}
     model = graph.model(
         [(inputs[value.name], value) for value in program.inputs],
         [(names[name], value) for name, value in exposed.items()],
     )
-    return Translation(model, inputs, names, faulted, tuple(graph.warnings))
+    warnings = tuple(dict.fromkeys(graph.warnings))
+    return Translation(model, inputs, names, tuple(dict.fromkeys(faulted)), warnings)
 
 
 def unsupported(refused: Iterable[tuple[str, str, str]]) -> UnsupportedModelError:
@@ -156,18 +191,22 @@ def _find(program: Program, name: str) -> Value:
     )
 
 
-def _translate_operations(
-    graph: Graph, program: Program, faults: Sequence[OperationFault]
-) -> tuple[str, ...]:
-    """Add all operations to the graph; give the names of those that a fault acts on."""
-    faulted, refused = [], []
+def _translate(
+    graph: Graph,
+    program: Program,
+    faults: Sequence[OperationFault],
+    faulted: list[str],
+    refused: list[tuple[str, str, str]],
+) -> None:
+    """Add all operations to the graph; note which a fault acts on, and which cannot be added."""
     for operation in program.operations:
         if operation.is_folded:
             continue
         tensors: Sequence[str] | None = None
         try:
             for value in operation.outputs:
-                element_type(value)
+                if operation.type != "classify":
+                    element_type(value)
             if operation.type not in OPERATIONS:
                 refused.append((operation.type, operation.name, ""))
             else:
@@ -185,6 +224,3 @@ def _translate_operations(
             if value.dtype == "float16" and operation.type not in _EXACT:
                 tensor = graph.rounded(tensor)
             graph.bind(value, tensor)
-    if refused:
-        raise unsupported(refused)
-    return tuple(faulted)
