@@ -11,7 +11,12 @@ from convcal.errors import InputError, UnsupportedModelError
 from convcal.runtime.translation import (
     convolution,
     elementwise,
+    linear_algebra,
     padding,
+    pooling,
+    rearrangement,
+    resizing,
+    sampling,
     shape,
     transposed_convolution,
 )
@@ -25,12 +30,17 @@ __all__ = ["OPERATIONS", "OperationFault", "Translation", "translate", "unsuppor
 OPERATIONS = {
     **convolution.OPERATIONS,
     **elementwise.OPERATIONS,
+    **linear_algebra.OPERATIONS,
     **padding.OPERATIONS,
+    **pooling.OPERATIONS,
+    **rearrangement.OPERATIONS,
+    **resizing.OPERATIONS,
+    **sampling.OPERATIONS,
     **shape.OPERATIONS,
     **transposed_convolution.OPERATIONS,
 }
 # These move elements that are rounded already.
-_EXACT = frozenset({**shape.OPERATIONS, **padding.OPERATIONS})
+_EXACT = frozenset({**shape.OPERATIONS, **padding.OPERATIONS, **rearrangement.OPERATIONS})
 _MAX_EXAMPLES = 3
 _REMEDY = (
     "run the package on macOS (runtime='coreml', --runtime coreml), or record the outputs there "
