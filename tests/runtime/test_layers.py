@@ -341,6 +341,19 @@ def test_bilinear_resizing_follows_the_formulas_in_every_mode(lengths, sizes, mo
     assert_agrees(package, {"x": draw(1, *lengths)})
 
 
+@pytest.mark.parametrize("mode", MODES)
+@pytest.mark.parametrize(("length", "size"), [(1500, 3000), (1500, 2000), (2000, 700), (700, 701)])
+def test_long_axes_are_sampled_as_precisely(mode, length, size):
+    package = make_package(
+        lambda x: mb.resize_bilinear(
+            x=x, target_size_height=2, target_size_width=size, sampling_mode=mode
+        ),
+        x=(1, 2, length),
+    )
+    # Places are right to 2**-15 of an element, and neighbours differ by up to 8 here.
+    assert_agrees(package, {"x": draw(1, 1, 2, length)}, atol=8 * 2.0**-15)
+
+
 @settings(max_examples=60, deadline=None)
 @given(
     lengths=st.tuples(st.integers(1, 6), st.integers(1, 6)),
@@ -486,6 +499,22 @@ def test_boxes_given_at_run_time_width_first_and_scaled():
         roi=boxes.shape,
     )
     assert_agrees(package, {"x": draw(2, 1, 2, 7, 5), "roi": boxes})
+
+
+@pytest.mark.parametrize("n_images", [1, 2])
+def test_boxes_that_name_their_image(n_images):
+    boxes = np.concatenate([np.zeros((3, 1), np.float32), BOXES], axis=1)
+    package = make_package(
+        lambda x: mb.crop_resize(
+            x=x, roi=boxes.reshape(3, 1, 5, 1, 1), target_height=3, normalized_coordinates=True
+        ),
+        x=(n_images, 2, 6, 4),
+    )
+    if n_images == 1:
+        assert_agrees(package, {"x": draw(2, 1, 2, 6, 4)})
+    else:
+        with pytest.raises(UnsupportedModelError, match="disagree about boxes"):
+            ReferenceRunner(package)
 
 
 def test_a_box_that_ends_before_it_starts_is_mirrored():

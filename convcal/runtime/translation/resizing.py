@@ -1,13 +1,15 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Resizing of images by MIL's formulas.
 
-Where a resized image is sampled follows from MIL's formulas, in float64 while translating: the
-graph gathers the two neighbours along an axis and weighs them. ONNX's own ``Resize`` lacks some
-of MIL's coordinate modes, and finds its places in fp32.
+Where a resized image is sampled follows from MIL's formulas, in float64 while translating. ONNX's
+``Resize`` lacks some of MIL's coordinate modes, and finds its places in fp32: it is used where it
+finds the same places. Elsewhere the graph gathers the two neighbours along each axis and weighs
+them.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import TYPE_CHECKING
@@ -29,6 +31,15 @@ __all__ = ["OPERATIONS", "grid"]
 _FLOAT = 1
 # Grid points this near to the middle of two elements are there but for float64's last bits.
 _TIE = 1e-9
+# ONNX's coordinate transformations by MIL's mode; it has none for OFFSET_CORNERS.
+_TRANSFORMATIONS = {
+    "STRICT_ALIGN_CORNERS": "align_corners",
+    "ALIGN_CORNERS": "align_corners",
+    "DEFAULT": "asymmetric",
+    "UNALIGN_CORNERS": "half_pixel",
+}
+# In elements; of white noise, whose neighbours differ by about its own size, as much of a value.
+_PLACE_TOLERANCE = 2.0**-15
 
 
 def upsample_nearest_neighbor(graph: Graph, operation: Operation) -> list[str]:
@@ -137,21 +148,75 @@ def _bilinear(graph: Graph, operation: Operation, mode: str, *, n_axes: int = 2)
     x = operation.tensor("x")
     if element_type(x) != _FLOAT:
         raise UnsupportedModelError(f"interpolation between values of type {x.dtype}")
-    return _interpolated(graph, operation, n_axes, partial(_places, mode))
+    return _interpolated(
+        graph,
+        operation,
+        n_axes,
+        partial(_places, mode),
+        transformation=_TRANSFORMATIONS.get(mode, ""),
+    )
 
 
 def _interpolated(
-    graph: Graph, operation: Operation, n_axes: int, places_of: Callable[..., NDArray[np.float64]]
+    graph: Graph,
+    operation: Operation,
+    n_axes: int,
+    places_of: Callable[..., NDArray[np.float64]],
+    *,
+    transformation: str = "",
 ) -> list[str]:
-    """Sample the last axes, each at the places that its lengths before and after make."""
+    """Sample the last axes, each at the places that its lengths before and after make.
+
+    By ONNX's ``Resize`` with the coordinate `transformation`, if there is one that finds them.
+    """
     x = operation.tensor("x")
     lengths, counts = static_shape(x), static_shape(operation.outputs[0])
-    tensor = graph.tensor(x)
-    for axis in range(len(lengths) - n_axes, len(lengths)):
-        places = places_of(lengths[axis], counts[axis])
-        if not np.array_equal(places, np.arange(lengths[axis])):
-            tensor = _sampled_axis(graph, tensor, places, n_behind=len(lengths) - 1 - axis)
+    tensor, rank = graph.tensor(x), len(lengths)
+    places = {axis: places_of(lengths[axis], counts[axis]) for axis in range(rank - n_axes, rank)}
+    is_nearest = all(np.array_equal(each, np.floor(each)) for each in places.values())
+    transformation = "asymmetric" if is_nearest else transformation
+    if (
+        n_axes == 2  # ONNX Runtime interpolates planes
+        and transformation
+        and all(
+            _finds(transformation, each, lengths[axis], is_nearest=is_nearest)
+            for axis, each in places.items()
+        )
+    ):
+        planes = graph.integers((1, math.prod(lengths[:-2]), *lengths[-2:]))
+        resized = graph.node(
+            "Resize",
+            graph.node("Reshape", tensor, planes, allowzero=1),
+            "",
+            "",
+            graph.integers((1, math.prod(lengths[:-2]), *counts[-2:])),
+            mode="nearest" if is_nearest else "linear",
+            coordinate_transformation_mode=transformation,
+            nearest_mode="floor",
+        )
+        return [graph.node("Reshape", resized, graph.integers(counts), allowzero=1)]
+    for axis, each in places.items():
+        if not np.array_equal(each, np.arange(lengths[axis])):
+            tensor = _sampled_axis(graph, tensor, each, n_behind=rank - 1 - axis)
     return [graph.node("Identity", tensor)]
+
+
+def _finds(
+    transformation: str, places: NDArray[np.float64], length: int, *, is_nearest: bool
+) -> bool:
+    """Say whether ONNX Runtime, which computes places in fp32, finds these."""
+    count, points = np.float32(len(places)), np.arange(len(places), dtype=np.float32)
+    scale = count / np.float32(length)
+    if transformation == "align_corners":
+        found = points * np.float32(length - 1) / np.maximum(np.float32(1), count - np.float32(1))
+    elif transformation == "half_pixel":
+        found = (points + np.float32(0.5)) / scale - np.float32(0.5)
+    else:
+        found = points / scale
+    found = np.clip(found, 0, length - 1)
+    if is_nearest:
+        return np.array_equal(np.floor(found), places)
+    return bool(np.all(np.abs(found - places) <= _PLACE_TOLERANCE))
 
 
 def _sampled_axis(graph: Graph, tensor: str, places: NDArray[np.float64], *, n_behind: int) -> str:
