@@ -28,6 +28,14 @@ def matmul(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``matmul``, with transposes and NumPy's broadcasting."""
     x, y = operation.tensor("x"), operation.tensor("y")
     _same_kind(x, y)
+    n_batch_axes = len(static_shape(y)) - 2
+    if len(static_shape(x)) == 1 and n_batch_axes > 0:
+        batch = static_shape(y)[:n_batch_axes]
+        if static_shape(operation.outputs[0])[:n_batch_axes] != batch:
+            raise UnsupportedModelError(
+                "MIL's documentation and its shape inference disagree about a vector times a "
+                f"batch of matrices {static_shape(y)}"
+            )
     tensors = (
         _transposed(graph, value) if flags(operation, flag, 1)[0] else graph.tensor(value)
         for value, flag in ((x, "transpose_x"), (y, "transpose_y"))
