@@ -178,8 +178,7 @@ def test_layers_agree_with_the_cases_of_onnx(cases):
         try:
             runner = ReferenceRunner(package, threads=1)
         except UnsupportedModelError as error:
-            assert any(reason in str(error) for reason in UNDEFINED), (name, error)
-            refused.append(name)
+            refused.append(str(error))
             continue
         with runner:
             (result,) = runner.run({"x": x}).values()
@@ -189,3 +188,4 @@ def test_layers_agree_with_the_cases_of_onnx(cases):
             wrong.append((name, result, expected))
     assert not wrong
     assert len(refused) <= 5
+    assert all(any(reason in message for reason in UNDEFINED) for message in refused)

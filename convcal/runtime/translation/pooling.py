@@ -96,7 +96,10 @@ def avg_pool(graph: Graph, operation: Operation) -> list[str]:
 
 
 def max_pool(graph: Graph, operation: Operation) -> list[str]:
-    """Translate ``max_pool``; pads are smaller than any number."""
+    """Translate ``max_pool``; pads are smaller than any number.
+
+    ONNX Runtime passes over NaN, and may give the lowest finite fp32 number for a window of -inf.
+    """
     windows = _windows(operation)
     for axis in range(len(windows.kernel)):
         if windows.covered(axis, pads=False).min() == 0:

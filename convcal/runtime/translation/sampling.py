@@ -26,7 +26,8 @@ def crop_resize(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``crop_resize``: the grid of ``resize_bilinear`` from edge to edge of each box.
 
     A box from s to e is an interval of e - s + 1 elements. Points outside the image have the
-    value ``pad_value``, as in TensorFlow's ``crop_and_resize``.
+    value ``pad_value``, as in TensorFlow's ``crop_and_resize``. The sampling is a product with
+    weights that are zero away from each point: an infinite element makes its row and column NaN.
     """
     x = operation.tensor("x")
     lengths = static_shape(x)[2:]
