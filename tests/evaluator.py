@@ -12,6 +12,7 @@ import itertools
 import math
 
 import evaluator_tensors
+import layer_evaluator
 import numpy as np
 from evaluators import numerics
 from scipy import special
@@ -246,6 +247,7 @@ def silu(*, x):
 
 EVALUATORS = {
     **evaluator_tensors.EVALUATORS,
+    **layer_evaluator.EVALUATORS,
     **numerics.EVALUATORS,
     "abs": lambda x: np.abs(x),
     "add": lambda x, y: x + y,

@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Every translated operation against the independent evaluator, which is NumPy in float64."""
 
+import layer_evaluator
 import numpy as np
 import pytest
 from evaluator import evaluate
@@ -97,6 +98,7 @@ def test_operation_agrees_with_the_evaluator(kind):
 def test_every_operation_of_the_registry_is_tested():
     elsewhere = {"conv", "conv_transpose", "pad"}
     elsewhere |= set(TENSOR_CASES) | {"classify", "cond", "while_loop"}
+    elsewhere |= set(layer_evaluator.EVALUATORS)  # test_layers has a test of each
     elsewhere |= {*activations.OPERATIONS, *arithmetic.OPERATIONS, *comparisons.OPERATIONS}
     elsewhere |= {*normalization.OPERATIONS, *reductions.OPERATIONS}
     assert set(CASES) | elsewhere == set(OPERATIONS)

@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from convcal.coreml.program import Operation
     from convcal.runtime.translation.graph import Graph
 
-__all__ = ["OPERATIONS"]
+__all__ = ["OPERATIONS", "explicit_pads"]
 
 
 def conv(graph: Graph, operation: Operation) -> list[str]:
@@ -22,7 +22,7 @@ def conv(graph: Graph, operation: Operation) -> list[str]:
     rank = len(kernel)
     strides = operation.integers("strides") or (1,) * rank
     dilations = operation.integers("dilations") or (1,) * rank
-    fronts, backs = _pads(operation, kernel, strides, dilations)
+    fronts, backs = explicit_pads(operation, kernel, strides, dilations)
     inputs = [graph.tensor(x), graph.tensor(operation.tensor("weight"))]
     if "bias" in operation.inputs:
         inputs.append(graph.tensor(operation.tensor("bias")))
@@ -38,7 +38,7 @@ def conv(graph: Graph, operation: Operation) -> list[str]:
     return [result]
 
 
-def _pads(
+def explicit_pads(
     operation: Operation,
     kernel: tuple[int, ...],
     strides: tuple[int, ...],

@@ -16,12 +16,17 @@ from convcal.runtime.translation import (
     convolution,
     elementwise,
     gathering,
+    linear_algebra,
     normalization,
     ordering,
     padding,
+    pooling,
     quantization,
+    rearrangement,
     recurrence,
     reductions,
+    resizing,
+    sampling,
     scattering,
     shape,
     slicing,
@@ -44,12 +49,17 @@ OPERATIONS = {
     **convolution.OPERATIONS,
     **elementwise.OPERATIONS,
     **gathering.OPERATIONS,
+    **linear_algebra.OPERATIONS,
     **normalization.OPERATIONS,
     **ordering.OPERATIONS,
     **padding.OPERATIONS,
+    **pooling.OPERATIONS,
     **quantization.OPERATIONS,
+    **rearrangement.OPERATIONS,
     **recurrence.OPERATIONS,
     **reductions.OPERATIONS,
+    **resizing.OPERATIONS,
+    **sampling.OPERATIONS,
     **scattering.OPERATIONS,
     **shape.OPERATIONS,
     **slicing.OPERATIONS,
@@ -58,14 +68,19 @@ OPERATIONS = {
     **transposed_convolution.OPERATIONS,
 }
 # These move elements that are rounded already.
-_EXACT = frozenset({**shape.OPERATIONS, **padding.OPERATIONS, **comparisons.OPERATIONS})
-_EXACT |= {
-    *control.OPERATIONS,
-    *gathering.OPERATIONS,
-    *ordering.OPERATIONS,
-    *slicing.OPERATIONS,
-    "tile",
-}
+_EXACT = frozenset(
+    {
+        *comparisons.OPERATIONS,
+        *control.OPERATIONS,
+        *gathering.OPERATIONS,
+        *ordering.OPERATIONS,
+        *padding.OPERATIONS,
+        *rearrangement.OPERATIONS,
+        *shape.OPERATIONS,
+        *slicing.OPERATIONS,
+        "tile",
+    }
+)
 # What a classifier gives, and nothing can compute with.
 _NO_TENSORS = ("string", "int64", "dict")
 _MAX_EXAMPLES = 3
