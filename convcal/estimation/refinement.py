@@ -23,7 +23,7 @@ Floats = NDArray[np.floating[Any]]
 Mask = NDArray[np.bool_]
 
 # What the estimator itself may be off by, in pixels, and claims no less: with fp16 pairs of 64 x 64
-# that are exact but for rounding, 95 in 100 are within 0.0002 px (benchmarks/registration.py).
+# that are exact but for rounding, 95 in 100 are within 0.0005 px (benchmarks/registration.py).
 MODEL_ERROR = 0.00015
 # The same of a gain, relative: with it, intervals hold at 40 dB (benchmarks/registration.py).
 _GAIN_ERROR = 0.0001

@@ -4,13 +4,13 @@
 import layer_evaluator
 import numpy as np
 import pytest
+from agreement import run
 from evaluator import evaluate
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from programs import make_package, mb
 from tensor_cases import CASES as TENSOR_CASES
 
-from convcal.runtime.reference import ReferenceRunner
 from convcal.runtime.translation import (
     OPERATIONS,
     activations,
@@ -23,11 +23,6 @@ from convcal.runtime.translation import (
 # fp32 has 2**-24 = 6e-8 of relative rounding; sums of up to a few hundred products of order 1
 # stay below 1e-5 of the largest result.
 RELATIVE = 1e-5
-
-
-def run(package, sample, **options):
-    with ReferenceRunner(package, threads=1, **options) as runner:
-        return runner.run(sample)
 
 
 def assert_agrees(package, sample, *, terms=0.0):
