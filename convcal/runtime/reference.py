@@ -18,13 +18,13 @@ from convcal.errors import (
     ConvcalWarning,
     InputError,
     RunnerError,
-    UnavailableError,
     UnsupportedModelError,
 )
+from convcal.runtime.execution import ExecutableProgram, load_onnxruntime
 from convcal.runtime.faults import Distortion, operation_faults
 from convcal.runtime.machine import machine_provenance
 from convcal.runtime.samples import checked_sample, from_tensor, tensor_shape, to_tensor
-from convcal.runtime.translation import OPERATIONS, translate, unsupported
+from convcal.runtime.translation import OPERATIONS, unsupported
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,10 +32,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convcal.coreml.package import Package
-    from convcal.coreml.program import Program, Value
+    from convcal.coreml.program import Program
     from convcal.faults import Fault
     from convcal.model_description import ModelDescription
-    from convcal.runtime.translation import Translation
 
 __all__ = ["ReferenceRunner"]
 
@@ -82,7 +81,7 @@ class ReferenceRunner:
         extra_outputs: Sequence[str] = (),
         threads: int | None = None,
     ) -> None:
-        self._onnxruntime = _load_onnxruntime()
+        self._onnxruntime = load_onnxruntime()
         self._description = describe(package)
         self._package = package
         self._faults = tuple(faults)
@@ -90,12 +89,9 @@ class ReferenceRunner:
         self._extra_outputs = tuple(extra_outputs)
         self._threads = threads
         self._shapes: dict[str, tuple[int, ...]] | None = None
-        self._program: Program
-        self._translation: Translation
-        self._session: Any = None
         self._is_closed = False
-        self._prepare({})
-        self._warn()
+        self._executable: ExecutableProgram | None = None
+        self._warn(self._prepared({}))
 
     @property
     def description(self) -> ModelDescription:
@@ -152,22 +148,12 @@ class ReferenceRunner:
             feature.name: to_tensor(arrays[feature.name], feature)
             for feature in self._description.inputs
         }
-        self._prepare({name: tensor.shape for name, tensor in tensors.items()})
-        dtypes = {value.name: value.dtype for value in self._program.inputs}
-        feeds = {
-            tensor: _as_fed(tensors[name], dtypes[name])
-            for name, tensor in self._translation.inputs.items()
-        }
-        names = self._translation.outputs
-        try:
-            results = self._session.run(list(names.values()), feeds)
-        except Exception as error:  # ONNX Runtime's own exceptions have no common public class
-            raise RunnerError(f"ONNX Runtime failed on '{self._package.path}': {error}") from error
-        return self._gathered(dict(zip(names, results, strict=True)))
+        executable = self._prepared({name: tensor.shape for name, tensor in tensors.items()})
+        return self._gathered(executable.run(tensors))
 
     def close(self) -> None:
         """Free the session, and warn of faults that changed nothing; it cannot run afterwards."""
-        self._session = None
+        self._executable = None
         self._is_closed = True
         self._distortion.warn_of_idle()
 
@@ -183,55 +169,40 @@ class ReferenceRunner:
         self.close()
 
     def _gathered(self, results: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        values = {value.name: value for value in _values(self._program)}
-        for name, array in results.items():
-            _check_shape(array.shape, values[name])
-        with np.errstate(over="ignore"):  # fp16 values are representable, or infinite, already
+        with np.errstate(over="ignore"):  # what fp16 cannot hold is infinite there
             outputs = {
                 feature.name: from_tensor(results[feature.name], feature)
                 for feature in self._description.outputs
             }
-            extra = {
-                name: results[name].astype(values[name].dtype)
-                for name in self._extra_outputs
-                if name not in outputs
-            }
+        extra = {name: results[name] for name in self._extra_outputs if name not in outputs}
         return {**self._distortion.apply(outputs, self._description), **extra}
 
-    def _prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Translate the program for the given input shapes, if it is not yet for these."""
+    def _prepared(self, shapes: Mapping[str, tuple[int, ...]]) -> ExecutableProgram:
+        """Give the program for these input shapes, translated if it is not yet for them."""
         wanted = {
             feature.name: shapes.get(feature.name, tensor_shape(feature))
             for feature in self._description.inputs
         }
-        if wanted == self._shapes:
-            return
-        self._program = _read(self._package, wanted)
-        self._translation = translate(
-            self._program, outputs=self._extra_outputs, faults=operation_faults(self._faults)
+        if self._executable is not None and wanted == self._shapes:
+            return self._executable
+        program = _read(self._package, wanted)
+        where = f"the package '{self._package.path}'"
+        self._executable = ExecutableProgram(
+            program,
+            outputs=self._extra_outputs,
+            faults=operation_faults(self._faults),
+            threads=self._threads,
+            where=where,
         )
-        _check_names(self._program, self._description, where=f"the package '{self._package.path}'")
-        options = self._onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # fatal only: failures come as exceptions
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        try:
-            self._session = self._onnxruntime.InferenceSession(
-                self._translation.model.SerializeToString(),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
-        except Exception as error:  # ONNX Runtime's own exceptions have no common public class
-            raise RunnerError(
-                f"ONNX Runtime does not take the translation of '{self._package.path}': {error}; "
-                "please report this with the package"
-            ) from error
+        _check_names(program, self._description, where=where)
         self._shapes = wanted
+        return self._executable
 
-    def _warn(self) -> None:
+    def _warn(self, executable: ExecutableProgram) -> None:
         """Say once what the user should know about this program under these faults."""
-        messages = list(self._translation.warnings)
-        if operation_faults(self._faults) and not self._translation.faulted:
+        translation = executable.translation
+        messages = list(translation.warnings)
+        if operation_faults(self._faults) and not translation.faulted:
             messages.append(
                 f"no operation of '{self._package.path}' is one that the emulated fault "
                 f"'{operation_faults(self._faults)[0].fault}' touches; the outputs are those "
@@ -264,41 +235,3 @@ def _check_names(program: Program, description: ModelDescription, *, where: str)
             f"{where} is described with {description}, but its program takes {sorted(taken)} and "
             f"gives {sorted(given)}; export the package again"
         )
-
-
-def _values(program: Program) -> list[Value]:
-    made = [value for operation in program.operations for value in operation.outputs]
-    return [*program.inputs, *made, *program.outputs]  # an output may be a constant
-
-
-def _check_shape(shape: tuple[int, ...], value: Value) -> None:
-    """Refuse a result of another shape than the program types: never wrong in silence."""
-    agrees = len(shape) == len(value.shape) and all(
-        stated in (None, length) for length, stated in zip(shape, value.shape, strict=True)
-    )
-    if not agrees:
-        raise RunnerError(
-            f"the tensor '{value.name}' came out in the shape {shape}, the program says "
-            f"{value.shape}; please report this with the package"
-        )
-
-
-def _as_fed(tensor: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Give an input the dtype in which the graph takes it: fp16 as fp32."""
-    if dtype in ("float16", "float32"):
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(tensor.astype(dtype).astype(np.float32))
-    return np.ascontiguousarray(tensor.astype(dtype))
-
-
-def _load_onnxruntime() -> Any:
-    """Import ONNX Runtime, and see that onnx is there too."""
-    try:
-        import onnx  # noqa: F401 - the translation needs it
-        import onnxruntime
-    except ImportError as error:
-        raise UnavailableError(
-            f"the reference runtime needs the Python packages onnx and onnxruntime "
-            f"({error}); install them with pip install 'convcal[reference]'"
-        ) from error
-    return onnxruntime
