@@ -57,6 +57,7 @@ def capture_outputs(
     role: str,
     runtime: str = "auto",
     compute_units: str = "all",
+    function: str | None = None,
     emulate: Sequence[str] = (),
     timeout: float = TIMEOUT,
     append: bool = False,
@@ -77,6 +78,8 @@ def capture_outputs(
         Which outputs these are.
     runtime, compute_units : str
         Where the model runs, as `convcal.runtime.open_runner` takes them.
+    function : str, optional
+        Of a package with several functions, which; by default the one that the package names.
     emulate : sequence of str
         Faults that act on the model.
     timeout : float
@@ -108,6 +111,7 @@ def capture_outputs(
         model,
         runtime=runtime,
         compute_units=compute_units,
+        function=function,
         faults=tuple(emulate),
         timeout=timeout,
     ) as runner:
@@ -175,6 +179,7 @@ def record_outputs(
     tensors: Sequence[str] = (),
     runtime: str = "auto",
     compute_units: str = "all",
+    function: str | None = None,
     emulate: Sequence[str] = (),
     timeout: float = TIMEOUT,
     force: bool = False,
@@ -195,6 +200,8 @@ def record_outputs(
         its program. All outputs by default.
     runtime, compute_units : str
         Where the model runs, as `convcal.runtime.open_runner` takes them.
+    function : str, optional
+        Of a package with several functions, which; by default the one that the package names.
     emulate : sequence of str
         Faults that act on the model.
     timeout : float
@@ -217,7 +224,7 @@ def record_outputs(
     check_source(data)
     extra: tuple[str, ...] = ()
     if tensors:
-        known = describe(read_package(model)).output_names
+        known = describe(read_package(model), function=function).output_names
         extra = tuple(name for name in dict.fromkeys(tensors) if name not in known)
     described: dict[str, str] = {}
 
@@ -231,6 +238,7 @@ def record_outputs(
         model,
         runtime=runtime,
         compute_units=compute_units,
+        function=function,
         faults=tuple(emulate),
         timeout=timeout,
         extra_outputs=extra,

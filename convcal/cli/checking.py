@@ -110,6 +110,7 @@ def _check(arguments: argparse.Namespace) -> Outcome:
                 runtime=arguments.runtime,
                 reference_compute_units=arguments.reference_compute_units,
                 observed_compute_units=arguments.candidate_compute_units,
+                function=arguments.function,
                 emulate=arguments.emulate,
                 timeout=arguments.timeout,
                 axes=axes,

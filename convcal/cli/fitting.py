@@ -187,6 +187,7 @@ def _fitted(
             runtime=arguments.runtime,
             reference_compute_units=arguments.reference_compute_units,
             observed_compute_units=arguments.observed_compute_units,
+            function=arguments.function,
             emulate=arguments.emulate,
             timeout=arguments.timeout,
             **how,

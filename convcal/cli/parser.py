@@ -107,7 +107,7 @@ def add_data(parser: Parser, *, required: bool = False) -> None:
 
 
 def add_runtime(parser: Parser, *roles: str) -> None:
-    """Add ``--runtime``, the compute units of each role, and ``--timeout``."""
+    """Add ``--runtime``, the compute units of each role, ``--function`` and ``--timeout``."""
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,
@@ -126,6 +126,11 @@ def add_runtime(parser: Parser, *roles: str) -> None:
             if role == roles[0]
             else "the same for the other model",
         )
+    parser.add_argument(
+        "--function",
+        metavar="NAME",
+        help="of packages with several functions, which (default: the package's own default)",
+    )
     parser.add_argument(
         "--timeout",
         type=between(0, TIMEOUT_MAX),
@@ -190,7 +195,12 @@ def _axis(text: str) -> tuple[str | None, int | None]:
 
 def model_flags(arguments: argparse.Namespace) -> list[str]:
     """Name the flags that say how a model runs, where they say other than the default."""
-    usual = {"runtime": "auto", "timeout": TIMEOUT, "emulate": []}
+    usual: dict[str, object] = {
+        "runtime": "auto",
+        "function": None,
+        "timeout": TIMEOUT,
+        "emulate": [],
+    }
     usual |= {name: "all" for name in vars(arguments) if name.endswith("compute_units")}
     return [
         f"--{name.replace('_', '-')}"

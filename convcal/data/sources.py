@@ -186,12 +186,13 @@ class NpzSource(_FileSource):
                 yield {
                     name: self._input(file.read(keys[name]), name, where=file.where(keys[name]))
                     for name in self._description.input_names
+                    if name in keys
                 }
 
     def _read_many(
         self, file: ArrayFile, keys: Mapping[str, str], *, start: int
     ) -> Iterator[Sample]:
-        names = self._description.input_names
+        names = [name for name in self._description.input_names if name in keys]
         arrays = (file.rows(keys[name], start=start) for name in names)
         for rows in zip(*arrays, strict=True):
             yield {
@@ -275,6 +276,7 @@ class ObjectSource:
                     sample[feature.name], feature, where=f"input '{feature.name}' of {where}"
                 )
                 for feature in self._description.inputs
+                if feature.name in sample
             }
 
     def digest(self) -> str:
