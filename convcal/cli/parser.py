@@ -129,7 +129,7 @@ def add_runtime(parser: Parser, *roles: str) -> None:
     parser.add_argument(
         "--function",
         metavar="NAME",
-        help="of packages with several functions, which (default: the package's own default)",
+        help="which of the package's functions (its default one)",
     )
     parser.add_argument(
         "--timeout",
@@ -149,8 +149,7 @@ def add_emulate(parser: Parser, *, model: str) -> None:
         default=[],
         metavar="FAULT",
         help=f"make {model} wrong as a device would: NAME[:KEY=VALUE,...], as "
-        "crop-origin:variant=zero (all names: convcal run --help); may be repeated, is "
-        "labelled in every product",
+        "crop-origin:variant=zero (all names: convcal run --help); repeatable and labelled",
     )
 
 

@@ -67,7 +67,7 @@ def describe(package: Package, *, function: str | None = None) -> ModelDescripti
     InputError
         If there is no such function.
     UnsupportedModelError
-        If an input is neither an array nor an image.
+        If an input is neither an array nor an image, or no output is anything of that kind.
     """
     name = default_function(package) if function is None else function
     description = function_description(package, name)
@@ -81,10 +81,17 @@ def describe(package: Package, *, function: str | None = None) -> ModelDescripti
                 f"'{feature.type.WhichOneof('Type')}', and convcal feeds arrays and images"
             )
         inputs.append(described)
-    outputs = [_feature(package, feature, inner) for feature in description.output]
+    given = (_feature(package, feature, inner) for feature in description.output)
+    outputs = tuple(feature for feature in given if feature is not None)
+    if description.output and not outputs:
+        kinds = [f"'{each.name}' ({each.type.WhichOneof('Type')})" for each in description.output]
+        raise UnsupportedModelError(
+            f"'{package.path}' gives {', '.join(kinds)}, and convcal compares arrays and images; "
+            "convert the model with an array among its outputs"
+        )
     return ModelDescription(
         inputs=tuple(inputs),
-        outputs=tuple(feature for feature in outputs if feature is not None),
+        outputs=outputs,
         states=tuple(_state(package, feature) for feature in description.state),
     )
 
@@ -133,6 +140,11 @@ def _feature(package: Package, feature: Any, function: Any) -> Feature | None:
         # coremltools states no shape for outputs that depend on a flexible input.
         shape = _tensor_shape(feature.name, function)
         flexible = UNKNOWN_LENGTH in shape
+    if any(len(limits) != len(shape) for limits in allowed):
+        raise InputError(
+            f"'{feature.name}' of '{package.path}' has the shape {shape}, and its flexible shapes "
+            "have another number of axes; convert the model again with coremltools"
+        )
     return Feature(
         name=feature.name,
         kind="tensor",

@@ -107,7 +107,9 @@ class FaultyRunner:
         self, sample: Mapping[str, NDArray[Any]], *, state: State[Any] | None = None
     ) -> dict[str, NDArray[Any]]:
         """Run one sample and distort its outputs."""
-        return self._distortion.apply(self._runner.run(sample, state=state), self.description)
+        # A runner of the user's own need not know of states.
+        known = {} if state is None else {"state": state}
+        return self._distortion.apply(self._runner.run(sample, **known), self.description)
 
     def close(self) -> None:
         """Close the runner inside, and warn of faults that changed nothing."""

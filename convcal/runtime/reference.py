@@ -260,7 +260,8 @@ class ReferenceRunner:
 
 def _n_kept(package: Package) -> int:
     """Say for how many shapes translations stay in memory; each holds the weights."""
-    size = package.weights_path.stat().st_size if package.weights_path else 0
+    path = package.weights_path
+    size = path.stat().st_size if path is not None and path.exists() else 0
     return max(1, min(_MOST_KEPT, _LARGEST_KEPT // max(size, 1)))
 
 
