@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
+import itertools
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,6 +27,8 @@ from convcal.words import TIMEOUT
 
 __all__ = ["Recording", "capture_outputs", "import_capture", "record_outputs"]
 
+_MOST_SHAPES = 3
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -38,7 +41,8 @@ class Recording:
     samples : tuple of str
         The names of the samples, in order.
     outputs : dict of str to str
-        By name the dtype and shape of the last sample's output, as ``'float16 1x3x64x64'``.
+        By name the dtype and the shapes that there are, as ``'float16 1x3x64x64'`` or, of an
+        output of flexible shape, ``'float16 1x3x64x64, 1x3x32x96'``; three of them at most.
     provenance : dict
         What ran where.
     """
@@ -226,12 +230,16 @@ def record_outputs(
     if tensors:
         known = describe(read_package(model), function=function).output_names
         extra = tuple(name for name in dict.fromkeys(tensors) if name not in known)
-    described: dict[str, str] = {}
+    shapes: dict[str, dict[str, None]] = {}  # as ordered sets
+    dtypes: dict[str, str] = {}
 
     def selected(runner: Runner, samples: CalibrationSet) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, outputs in _run_all(runner, samples, progress):
             chosen = {tensor: outputs[tensor] for tensor in tensors} if tensors else outputs
-            described.update({key: _describe(array) for key, array in chosen.items()})
+            for key, array in chosen.items():
+                dtypes[key] = str(array.dtype)
+                text = "x".join(map(str, array.shape)) or "scalar"
+                shapes.setdefault(key, {})[text] = None
             yield name, chosen
 
     with open_runner(
@@ -245,6 +253,7 @@ def record_outputs(
     ) as runner:
         samples = open_samples(data, runner.description)
         write_samples(path, selected(runner, samples), force=force)
+        described = {key: f"{dtype} {_some(shapes[key])}" for key, dtype in dtypes.items()}
         return Recording(path, samples.names, described, dict(runner.provenance))
 
 
@@ -258,6 +267,6 @@ def _run_all(
             progress(done, len(samples))
 
 
-def _describe(array: np.ndarray[Any, Any]) -> str:
-    shape = "x".join(map(str, array.shape)) or "scalar"
-    return f"{array.dtype} {shape}"
+def _some(shapes: Iterable[str]) -> str:
+    first = list(itertools.islice(shapes, _MOST_SHAPES + 1))
+    return ", ".join([*first[:_MOST_SHAPES], *["…"] * (len(first) > _MOST_SHAPES)])

@@ -85,7 +85,9 @@ def check_shape(shape: tuple[int, ...], feature: Feature, *, where: str) -> None
     if feature.accepts(shape):
         return
     msg = f"{where} has shape {shape}; one sample of input {feature} has shape {feature.accepted}"
-    if feature.kind == "tensor":
+    if feature.is_flexible:
+        msg += ", and N samples of one shape have one more axis in front"
+    elif feature.kind == "tensor":
         msg += f", and N samples have {_of_many(feature.shape)}"
         if feature.shape[:1] == (1,):
             msg += f" or {_of_many(feature.shape[1:])}"

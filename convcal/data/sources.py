@@ -216,6 +216,11 @@ def _count(header: NpyHeader, feature: Feature, *, where: str) -> int | None:
     try:
         return count_samples(header.shape, feature.shape)
     except ValueError:
+        if feature.is_flexible and not feature.accepts(header.shape):
+            # The same rules, for other sizes than the default.
+            one = header.shape[1:]
+            if feature.accepts(one) or (feature.shape[:1] == (1,) and feature.accepts((1, *one))):
+                return header.shape[0]
         check_shape(header.shape, feature, where=where)
     return None
 

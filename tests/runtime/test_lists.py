@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from programs import make_package, mb
+from programs import get_new_symbol, make_package, mb
 
 from convcal.errors import RunnerError, UnsupportedModelError
 from convcal.runtime.reference import ReferenceRunner
@@ -140,13 +140,49 @@ def test_a_constant_negative_index_is_refused():
         ReferenceRunner(make_package(build, target="iOS16", x=(3,)))
 
 
-def test_elements_of_unknown_shape_are_refused():
-    def build(x):
-        ls = mb.make_list(init_length=2, elem_shape=("some_length",))
-        return mb.list_read(ls=mb.list_write(ls=ls, index=0, value=x), index=0)
+@pytest.mark.parametrize(("length", "is_dynamic"), [(4, False), (1, True)])
+def test_elements_may_have_a_length_that_is_known_only_at_run_time(length, is_dynamic):
+    """As TensorFlow's recurrent layers have, whose batch is open."""
 
-    with pytest.raises(UnsupportedModelError, match=r"make_list .*the shape of its elements"):
-        ReferenceRunner(make_package(build, target="iOS16", x=(3,)))
+    def build(x):
+        found = mb.make_list(init_length=length, dynamic_length=is_dynamic, elem_shape=("batch", 3))
+
+        def body(i, h, found):
+            h = mb.add(x=h, y=x)
+            return mb.add(x=i, y=1), h, mb.list_write(ls=found, index=i, value=h)
+
+        start = (0, mb.sub(x=x, y=x), found)
+        *_, found = mb.while_loop(
+            _cond=lambda i, h, found: mb.less(x=i, y=4), _body=body, loop_vars=start
+        )
+        return mb.list_gather(ls=found, indices=np.arange(4, dtype=np.int32), name="y")
+
+    package = make_package(build, target="iOS16", x=(get_new_symbol(), 3))
+    array = package.spec.description.input[0].type.multiArrayType
+    array.shape[:] = [1, 3]
+    del array.shapeRange.sizeRanges[:]
+    for lower, upper in ((1, 8), (3, 3)):
+        each = array.shapeRange.sizeRanges.add()
+        each.lowerBound, each.upperBound = lower, upper
+    with ReferenceRunner(package, threads=1) as runner:
+        for batch in (2, 1, 5):
+            x = np.arange(3 * batch, dtype=np.float32).reshape(batch, 3)
+            expected = np.multiply.outer([1, 2, 3, 4], x)
+            np.testing.assert_array_equal(runner.run({"x": x})["y"], expected)
+
+
+def test_a_list_has_length_1_unless_more_is_said():
+    def build(x):
+        ls = mb.make_list(elem_shape=(1,))
+        count = mb.list_length(ls=ls)
+        ls = mb.list_write(ls=ls, index=0, value=x)
+        return mb.list_gather(ls=ls, indices=np.int32([0, 0]), name="y"), mb.identity(
+            x=count, name="count"
+        )
+
+    results = run(make_package(build, target="iOS16", x=(1,)), x=np.float32([3]))
+    np.testing.assert_array_equal(results["y"], [[3], [3]])
+    assert results["count"] == 1
 
 
 @pytest.mark.parametrize("kind", ["bernoulli", "normal", "uniform", "categorical"])

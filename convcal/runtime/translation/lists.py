@@ -1,9 +1,10 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Lists, as loops fill them: one tensor each, with the list's axis in front.
 
-Elements that were never written are zero. A list of dynamic length grows to what is written to it,
-and begins with its initial length. An index that is negative or, but for writing to a list of
-dynamic length, beyond the end is an error of the run.
+Elements that were never written are zero; lengths of theirs that only the program's run tells are 1
+until something is written. A list of dynamic length begins with its initial length and grows to
+what is written to it. An index that is negative or, but for writing to a list of dynamic length,
+beyond the end is an error of the run.
 """
 
 from __future__ import annotations
@@ -29,12 +30,11 @@ _INT32 = 6
 def make_list(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``make_list``: zeros."""
     made = operation.outputs[0]
-    if None in made.shape[1:]:
-        raise UnsupportedModelError("the shape of its elements is known only when it runs")
+    element = [1 if length is None else length for length in made.shape[1:]]
     length = graph.node(
         "Reshape", graph.int64(operation.tensor("init_length")), graph.integers([1])
     )
-    shape = graph.node("Concat", length, graph.integers(_element_shape(made)), axis=0)
+    shape = graph.node("Concat", length, graph.integers(element), axis=0)
     return [graph.node("Expand", _zero(graph, made), shape)]
 
 
@@ -72,25 +72,26 @@ def list_gather(graph: Graph, operation: Operation) -> list[str]:
 def _written(graph: Graph, operation: Operation, indices: Value, updates: str) -> str:
     made = operation.outputs[0]
     tensor = graph.tensor(operation.tensor("ls"))
-    places = _index(graph, indices)
+    if None in made.shape[1:]:  # stretch zeros of length 1; all else has the shape already
+        element = graph.node("Shape", updates, start=1)
+        shape = graph.node("Concat", graph.integers([1]), element, axis=0)
+        tensor = graph.node("Expand", tensor, shape)
     if made.shape[0] is None:
         tensor = _grown(graph, tensor, made, graph.int64(indices))
-    rank = len(made.shape)
-    places = graph.node("Reshape", places, graph.integers([-1, *[1] * (rank - 1)]))
+    column = graph.integers([-1, *[1] * (len(made.shape) - 1)])
+    places = graph.node("Reshape", _index(graph, indices), column)
     places = graph.node("Expand", places, graph.node("Shape", updates))
     return graph.node("ScatterElements", tensor, places, updates, axis=0)
 
 
 def _grown(graph: Graph, tensor: str, made: Value, indices: str) -> str:
     """Append zeros up to the greatest index."""
-    if None in made.shape[1:]:
-        raise UnsupportedModelError("the shape of its elements is known only when it runs")
-    length = graph.node("Shape", tensor, end=1)
-    column = graph.node("Reshape", indices, graph.integers([-1]))
-    wanted = graph.node("ReduceMax", column, graph.integers([0]), keepdims=1)
-    lacking = graph.node("Sub", graph.node("Add", wanted, graph.integers([1])), length)
+    flat = graph.node("Reshape", indices, graph.integers([-1]))
+    greatest = graph.node("ReduceMax", flat, graph.integers([0]), keepdims=1)
+    wanted = graph.node("Add", greatest, graph.integers([1]))
+    lacking = graph.node("Sub", wanted, graph.node("Shape", tensor, end=1))
     lacking = graph.node("Max", lacking, graph.integers([0]))
-    shape = graph.node("Concat", lacking, graph.integers(_element_shape(made)), axis=0)
+    shape = graph.node("Concat", lacking, graph.node("Shape", tensor, start=1), axis=0)
     return graph.node("Concat", tensor, graph.node("Expand", _zero(graph, made), shape), axis=0)
 
 
@@ -103,10 +104,6 @@ def _index(graph: Graph, value: Value) -> str:
         return tensor
     zero, outside = (graph.constant(np.array(number, np.int64)) for number in (0, _OUTSIDE))
     return graph.node("Where", graph.node("Less", tensor, zero), outside, tensor)
-
-
-def _element_shape(made: Value) -> list[int]:
-    return [length for length in made.shape[1:] if length is not None]
 
 
 def _zero(graph: Graph, made: Value) -> str:
