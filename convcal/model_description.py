@@ -28,7 +28,8 @@ class Feature:
         An image is exchanged as (H, W, 3) RGB or (H, W) grey arrays.
     shape : tuple of int
         The shape of the array that is exchanged: of a tensor as the package states it, of an
-        image (H, W, 3) or (H, W). Flexible shapes give their default.
+        image (H, W, 3) or (H, W). Flexible shapes give their default, and -1 where the package
+        leaves a length open.
     dtype : str
         ``"float32"``, ``"float16"``, ``"int32"`` or, of images, ``"uint8"``.
     is_flexible : bool
@@ -91,7 +92,8 @@ class Feature:
         return " or ".join(alternatives[:_MAX_ALTERNATIVES]) + more
 
     def __str__(self) -> str:
-        size = "x".join(str(length) for length in self.shape) or "scalar"
+        lengths = (str(length) if length >= 0 else "?" for length in self.shape)
+        size = "x".join(lengths) or "scalar"
         details = [f"{self.colour} image" if self.kind == "image" else "", self.dtype, size]
         if self.is_flexible:
             details.append("flexible")

@@ -3,7 +3,7 @@
 
 import numpy as np
 import pytest
-from programs import State, make_package, mb, save
+from programs import State, get_new_symbol, make_package, mb, save
 
 from convcal.coreml.describe import describe
 from convcal.errors import InputError, RunnerError
@@ -106,6 +106,64 @@ def test_a_cache_is_filled_slice_by_slice():
             sample = {"x": rows[:, i : i + 1], "position": np.array([i], np.int32)}
             outputs = runner.run(sample, state=state)
         np.testing.assert_array_equal(outputs["y"], rows)
+
+
+def test_a_decoder_gives_token_by_token_what_attention_over_all_gives():
+    """A key and a value cache, a flexible number of tokens, and masks, as language models have."""
+    n_tokens, size = 6, 4
+    symbol = get_new_symbol()
+
+    def build(x, end, mask, keys, values):
+        begin = mb.sub(x=end, y=mb.gather(x=mb.shape(x=x), indices=[1], axis=0))
+        places = {
+            name: mb.concat(values=[np.int32([0]), place, np.int32([0])], axis=0)
+            for name, place in (("begin", begin), ("end", end))
+        }
+        kept = []
+        for cache, update in ((keys, mb.mul(x=x, y=np.float16(0.5))), (values, mb.relu(x=x))):
+            filled = mb.slice_update(
+                x=mb.read_state(input=cache),
+                update=update,
+                begin_mask=[True, False, True],
+                end_mask=[True, False, True],
+                **places,
+            )
+            kept.append(mb.coreml_update_state(state=cache, value=filled))
+        return mb.scaled_dot_product_attention(
+            query=x, key=kept[0], value=kept[1], attn_mask=mask, name="y"
+        )
+
+    package = make_package(
+        build,
+        target="iOS18",
+        x=((1, symbol, size), "float16"),
+        end=((1,), "int32"),
+        mask=((1, symbol, n_tokens), "float16"),
+        keys=State((1, n_tokens, size)),
+        values=State((1, n_tokens, size)),
+    )
+    for feature, length in ((0, size), (2, n_tokens)):
+        array = package.spec.description.input[feature].type.multiArrayType
+        array.shape[:] = [1, 1, length]
+        limits = ((1, 1), (1, n_tokens), (length, length))
+        for size_range, (lower, upper) in zip(array.shapeRange.sizeRanges, limits, strict=True):
+            size_range.lowerBound, size_range.upperBound = lower, upper
+    tokens = np.random.default_rng(0).standard_normal((n_tokens, size)).astype(np.float16)
+    hidden = np.triu(np.full((n_tokens, n_tokens), -np.inf), 1)
+    scores = tokens.astype(float) @ (tokens.T.astype(float) / 2) / np.sqrt(size) + hidden
+    weights = np.exp(scores) / np.exp(scores).sum(axis=1, keepdims=True)
+    expected = weights @ np.maximum(tokens.astype(float), 0)
+    with ReferenceRunner(package, threads=1) as runner:
+        state = runner.make_state()
+        for first, last in ((0, 3), (3, 4), (4, 5), (5, 6)):
+            sample = {
+                "x": tokens[None, first:last],
+                "end": np.int32([last]),
+                "mask": hidden[None, first:last].astype(np.float16),
+            }
+            (result,) = runner.run(sample, state=state).values()
+            # Scores and weights of order 1 are rounded to fp16, sums are of six.
+            np.testing.assert_allclose(result[0], expected[first:last], atol=2**-8)
 
 
 def test_a_branch_updates_a_state_where_it_is_taken():
