@@ -5,6 +5,8 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
+
 from convcal.coreml._coremltools import load_message_types
 from convcal.errors import InputError, UnsupportedModelError
 from convcal.model_description import Feature, ModelDescription
@@ -145,14 +147,15 @@ def _feature(package: Package, feature: Any, function: Any) -> Feature | None:
             f"'{feature.name}' of '{package.path}' has the shape {shape}, and its flexible shapes "
             "have another number of axes; convert the model again with coremltools"
         )
+    dtype = _element_type(package, feature.name, array)
     return Feature(
         name=feature.name,
         kind="tensor",
         shape=shape,
-        dtype=_element_type(package, feature.name, array),
+        dtype=dtype,
         is_flexible=flexible,
         allowed=allowed if flexible else (),
-        default=_default(feature.type),
+        default=_default(feature.type, dtype),
     )
 
 
@@ -168,12 +171,16 @@ def _element_type(package: Package, name: str, array: Any) -> str:
     return dtype
 
 
-def _default(feature_type: Any) -> float | None:
-    """Give what fills an optional array; None where nothing is stated, which no program can use."""
+def _default(feature_type: Any, dtype: str) -> float | None:
+    """Give what fills an optional array; None where nothing is stated that its dtype can hold."""
     stated = feature_type.multiArrayType.WhichOneof("defaultOptionalValue")
     if not feature_type.isOptional or stated is None:
         return None
-    return float(getattr(feature_type.multiArrayType, stated))
+    value = float(getattr(feature_type.multiArrayType, stated))
+    if dtype.startswith("float"):
+        return value
+    limits = np.iinfo(dtype)
+    return value if value.is_integer() and limits.min <= value <= limits.max else None
 
 
 def _state(package: Package, feature: Any) -> Feature:

@@ -156,9 +156,21 @@ def test_an_optional_input_has_its_default_where_a_sample_lacks_it(optional, tmp
         )
 
 
-def test_an_optional_input_without_a_default_must_be_there():
-    package = make_package(lambda x: mb.relu(x=x, name="y"), x=(1, 3))
-    package.spec.description.input[0].type.isOptional = True
+def test_an_optional_input_of_integers_has_a_whole_default():
+    package = make_package(lambda x: mb.add(x=x, y=1, name="y"), x=((1, 3), "int32"))
+    kind = package.spec.description.input[0].type
+    kind.isOptional, kind.multiArrayType.intDefaultValue = True, -7
+    with ReferenceRunner(package, threads=1) as runner:
+        np.testing.assert_array_equal(runner.run({})["y"], [[-6, -6, -6]])
+
+
+@pytest.mark.parametrize("value", [None, 0.5, np.nan, 1e20])
+def test_an_optional_input_without_a_default_that_fits_must_be_there(value):
+    package = make_package(lambda x: mb.add(x=x, y=1, name="y"), x=((1, 3), "int32"))
+    kind = package.spec.description.input[0].type
+    kind.isOptional = True
+    if value is not None:
+        kind.multiArrayType.doubleDefaultValue = value
     with (
         ReferenceRunner(package, threads=1) as runner,
         pytest.raises(InputError, match="lacks 'x'"),

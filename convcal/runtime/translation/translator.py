@@ -88,7 +88,7 @@ _EXACT = frozenset(
     }
 )
 # Labels, which a classifier gives and nothing can compute with.
-_NO_TENSORS = ("str", "string", "int64")
+_NO_TENSORS = ("string", "int64")
 # Why there is no translation of an operation, and never will be.
 _REASONS = dict.fromkeys(
     ("random_bernoulli", "random_categorical", "random_normal", "random_uniform"),
