@@ -182,10 +182,12 @@ def load_program(
     message = type(spec.mlProgram)()
     message.version = spec.mlProgram.version
     message.functions[name].CopyFrom(spec.mlProgram.functions[name])
-    is_fixed = _fix_input_shapes(message.functions[name], input_shapes or {})
+    function_message = message.functions[name]
+    outputs = function_message.block_specializations[function_message.opset].outputs
+    is_fixed = _fix_input_shapes(function_message, input_shapes or {})
     try:
         loaded = load_mil_proto(message, spec.specificationVersion, str(package.weights_dir))
-        return _view(loaded.functions[name])
+        return _with_outputs(_view(loaded.functions[name]), outputs)
     except ConvcalError:
         raise
     except NotImplementedError as error:
@@ -279,6 +281,22 @@ def _view(function: Any) -> Program:
     for variable, value in zip(function.inputs.values(), view.inputs, strict=True):
         taken[_is_state(variable)].append(value)
     return replace(view, inputs=tuple(taken[False]), states=tuple(taken[True]))
+
+
+def _with_outputs(program: Program, names: Sequence[str]) -> Program:
+    """Give the outputs the names that they have in the package.
+
+    coremltools reads the update of a state and all reads right behind it as one tensor, under the
+    name of the last one.
+    """
+    outputs, added = [], []
+    for value, name in zip(program.outputs, names, strict=True):
+        if value.name == name:
+            outputs.append(value)
+        else:
+            outputs.append(Value(name, value.dtype, value.shape))
+            added.append(Operation("identity", name, {"x": value}, (outputs[-1],)))
+    return replace(program, outputs=tuple(outputs), operations=(*program.operations, *added))
 
 
 def _view_block(block: Any, variables: Sequence[Any], values: dict[int, Value]) -> Program:

@@ -20,7 +20,7 @@ from convcal.errors import (
     RunnerError,
     UnsupportedModelError,
 )
-from convcal.runtime.execution import ExecutableProgram, load_onnxruntime
+from convcal.runtime.execution import load_onnxruntime
 from convcal.runtime.faults import Distortion, operation_faults
 from convcal.runtime.machine import machine_provenance
 from convcal.runtime.samples import (
@@ -30,6 +30,7 @@ from convcal.runtime.samples import (
     tensor_shape,
     to_tensor,
 )
+from convcal.runtime.sections import SectionedProgram
 from convcal.runtime.state import State, check_has_states
 from convcal.runtime.translation import OPERATIONS, unsupported
 
@@ -61,8 +62,8 @@ class ReferenceRunner:
     package : Package
         Holds an ML Program.
     faults : sequence of Fault
-        Faults to emulate: those of operations inside the network, those of arrays on the
-        outputs, in their order.
+        Faults to emulate: those of operations inside the network, those of arrays where they
+        say or on the outputs, in their order.
     extra_outputs : sequence of str
         Names of tensors of the program that `run` returns besides the outputs; a state is
         returned as the run leaves it.
@@ -106,7 +107,7 @@ class ReferenceRunner:
         self._threads = threads
         self._is_closed = False
         # By the shapes of the inputs, the one that was used last at the end.
-        self._executables: dict[tuple[tuple[int, ...], ...], ExecutableProgram] = {}
+        self._executables: dict[tuple[tuple[int, ...], ...], SectionedProgram] = {}
         self._warn(self._prepared({}))
 
     @property
@@ -217,7 +218,7 @@ class ReferenceRunner:
         extra = {name: results[name] for name in self._extra_outputs if name not in outputs}
         return {**self._distortion.apply(outputs, self._description), **extra}
 
-    def _prepared(self, shapes: Mapping[str, tuple[int, ...]]) -> ExecutableProgram:
+    def _prepared(self, shapes: Mapping[str, tuple[int, ...]]) -> SectionedProgram:
         """Give the program for these input shapes, translated if it is not yet for them."""
         wanted = {
             feature.name: shapes.get(feature.name, tensor_shape(feature))
@@ -231,29 +232,30 @@ class ReferenceRunner:
         self._executables[key] = executable
         return executable
 
-    def _translated(self, shapes: Mapping[str, tuple[int, ...]]) -> ExecutableProgram:
+    def _translated(self, shapes: Mapping[str, tuple[int, ...]]) -> SectionedProgram:
         program = _read(self._package, self._function, shapes)
         where = f"the package '{self._package.path}'"
-        executable = ExecutableProgram(
+        executable = SectionedProgram(
             program,
+            distortion=self._distortion,
             outputs=self._extra_outputs,
-            faults=operation_faults(self._faults),
             threads=self._threads,
             where=where,
         )
         _check_names(program, self._description, where=where)
         return executable
 
-    def _warn(self, executable: ExecutableProgram) -> None:
+    def _warn(self, executable: SectionedProgram) -> None:
         """Say once what the user should know about this program under these faults."""
-        translation = executable.translation
-        messages = list(translation.warnings)
-        if operation_faults(self._faults) and not translation.faulted:
-            messages.append(
+        messages = [
+            *executable.warnings,
+            *(
                 f"no operation of '{self._package.path}' is one that the emulated fault "
-                f"'{operation_faults(self._faults)[0].fault}' touches; the outputs are those "
-                "without it"
-            )
+                f"'{fault.fault}' touches; the outputs are those without it"
+                for fault in operation_faults(self._faults)
+                if fault not in executable.faulted
+            ),
+        ]
         for message in messages:
             warnings.warn(message, ConvcalWarning, stacklevel=3)
 

@@ -195,8 +195,9 @@ def test_the_graph_itself_holds_only_fp16_numbers_where_the_program_says_so(seed
     values = tensors_of(package)
     runner = ReferenceRunner(package, threads=1, extra_outputs=list(values))
     (executable,) = runner._executables.values()
-    names = executable.translation.outputs
-    arrays = executable._session.run(list(names.values()), {"x": sample["x"]})
+    (section,) = executable.sections
+    names = section.translation.outputs
+    arrays = section._session.run(list(names.values()), {"x": sample["x"]})
     for name, array in zip(names, arrays, strict=True):
         if values[name].dtype == "float16":
             assert array.dtype == np.float32

@@ -7,6 +7,7 @@ from programs import State, get_new_symbol, make_package, mb, save
 
 from convcal.coreml.describe import describe
 from convcal.errors import InputError, RunnerError
+from convcal.faults import parse_fault
 from convcal.runtime import open_runner
 from convcal.runtime.reference import ReferenceRunner
 
@@ -81,6 +82,20 @@ def test_reads_and_updates_are_in_the_order_of_the_program():
             np.testing.assert_array_equal(outputs["first"], 3 * x + 3 - a)
             np.testing.assert_array_equal(outputs["second"], 2 * x + 2)
         np.testing.assert_array_equal(a, 3 * x + 3)  # the second run began with it
+
+
+def test_what_is_read_twice_in_a_row_has_both_names():
+    # coremltools reads an update and all reads behind it as one tensor, under the last name.
+    def build(x, total):
+        kept = mb.coreml_update_state(state=total, value=mb.add(x=x, y=x), name="first")
+        return kept, mb.read_state(input=total, name="second"), mb.relu(x=kept, name="third")
+
+    package = make_package(build, target="iOS18", x=((2,), "float16"), total=State((2,)))
+    with ReferenceRunner(package, threads=1) as runner:
+        outputs = runner.run(X)
+    assert list(outputs) == ["first", "second", "third"]
+    for array in outputs.values():
+        np.testing.assert_array_equal(array, 2 * X["x"])
 
 
 def test_a_cache_is_filled_slice_by_slice():
@@ -257,3 +272,23 @@ def test_faults_of_arrays_act_on_the_outputs_and_not_on_the_states(tmp_path):
         for count in (1, 2):
             outputs = runner.run(X, state=state)
             np.testing.assert_array_equal(outputs["after"], 2 * count * X["x"])
+
+
+@pytest.mark.parametrize("place", ["sum", "kept", "y"])
+def test_a_state_passes_through_the_sections_of_a_program_with_a_fault_inside(place):
+    def build(x, total):
+        new = mb.add(x=mb.read_state(input=total), y=x, name="sum")
+        kept = mb.coreml_update_state(state=total, value=new, name="kept")
+        return mb.add(x=kept, y=x, name="y")
+
+    package = make_package(build, target="iOS18", x=((1, 2), "float16"), total=State((1, 2)))
+    fault = parse_fault(f"channel-affine:bias=16,at={place}")
+    x = np.array([[1, 2]], np.float16)
+    with ReferenceRunner(package, threads=1, faults=[fault], extra_outputs=["total"]) as runner:
+        state, total = runner.make_state(), 0
+        for _ in range(3):
+            outputs = runner.run({"x": x}, state=state)
+            total = total + x + 16 * (place == "sum")
+            np.testing.assert_array_equal(outputs["total"], total)
+            # What is written is what the operation got; what comes of it is beside the state.
+            np.testing.assert_array_equal(outputs["y"], total + x + 16 * (place != "sum"))

@@ -41,7 +41,15 @@ from convcal.runtime.translation.graph import Graph, element_type
 if TYPE_CHECKING:
     from convcal.coreml.program import Operation, Program, Value
 
-__all__ = ["OPERATIONS", "OperationFault", "Translation", "translate", "unsupported"]
+__all__ = [
+    "NO_TENSORS",
+    "OPERATIONS",
+    "OperationFault",
+    "Translation",
+    "find_value",
+    "translate",
+    "unsupported",
+]
 
 OPERATIONS = {
     **activations.OPERATIONS,
@@ -87,8 +95,8 @@ _EXACT = frozenset(
         "tile",
     }
 )
-# Labels, which a classifier gives and nothing can compute with.
-_NO_TENSORS = ("string", "int64")
+NO_TENSORS = ("string", "int64")
+"""The types of labels, which a classifier gives and nothing can compute with."""
 # Why there is no translation of an operation, and never will be.
 _REASONS = dict.fromkeys(
     ("random_bernoulli", "random_categorical", "random_normal", "random_uniform"),
@@ -121,8 +129,8 @@ class Translation:
         From the program's name of a tensor to the model's.
     states : mapping of str to (str, str)
         From the program's name of a state to what the model takes and gives of it.
-    faulted : tuple of str
-        Names of the operations that a fault acts on.
+    faulted : frozenset of OperationFault
+        The faults that act on some operation.
     warnings : tuple of str
         What the user should know about how the program was understood.
     """
@@ -131,7 +139,7 @@ class Translation:
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     states: Mapping[str, tuple[str, str]]
-    faulted: tuple[str, ...]
+    faulted: frozenset[OperationFault]
     warnings: tuple[str, ...]
 
 
@@ -161,9 +169,9 @@ def translate(
     InputError
         If `outputs` names a tensor that the program does not have.
     """
-    exposed = {value.name: value for value in program.outputs if value.dtype not in _NO_TENSORS}
-    exposed |= {name: _find(program, name) for name in outputs}
-    faulted: list[str] = []
+    exposed = {value.name: value for value in program.outputs if value.dtype not in NO_TENSORS}
+    exposed |= {name: find_value(program, name) for name in outputs}
+    faulted: set[OperationFault] = set()
     refused: list[tuple[str, str, str]] = []
     graph = Graph(
         lambda graph, block: _translate(graph, block, faults, faulted, refused), program.states
@@ -187,7 +195,7 @@ def translate(
             value.name: (before, after)
             for (before, value), (after, _) in zip(taken[n_inputs:], kept, strict=True)
         },
-        tuple(dict.fromkeys(faulted)),
+        frozenset(faulted),
         tuple(dict.fromkeys(graph.warnings)),
     )
 
@@ -215,7 +223,16 @@ def unsupported(refused: Iterable[tuple[str, str, str]]) -> UnsupportedModelErro
     )
 
 
-def _find(program: Program, name: str) -> Value:
+def find_value(program: Program, name: str) -> Value:
+    """Give a tensor of a program by its name.
+
+    Raises
+    ------
+    InputError
+        If there is none outside of the blocks of operations.
+    UnsupportedModelError
+        If it is of a type that the reference runtime does not have.
+    """
     names = []
     made = (operation.outputs for operation in program.operations)
     for values in (program.inputs, program.states, *made):
@@ -234,7 +251,7 @@ def _translate(
     graph: Graph,
     program: Program,
     faults: Sequence[OperationFault],
-    faulted: list[str],
+    faulted: set[OperationFault],
     refused: list[tuple[str, str, str]],
 ) -> None:
     """Add all operations to the graph; note which a fault acts on, and which cannot be added."""
@@ -250,10 +267,11 @@ def _translate(
                 reason = _REASONS.get(operation.type, "")
                 refused.append((operation.type, operation.name, reason))
             else:
-                results = (fault.translate(graph, operation) for fault in faults)
-                tensors = next((result for result in results if result is not None), None)
-                if tensors is not None:
-                    faulted.append(operation.name)
+                for fault in faults:
+                    tensors = fault.translate(graph, operation)
+                    if tensors is not None:
+                        faulted.add(fault)
+                        break
                 else:
                     tensors = OPERATIONS[operation.type](graph, operation)
         except UnsupportedModelError as error:
