@@ -162,13 +162,13 @@ def test_flexible_shapes_of_another_rank_are_a_damaged_package():
 def translated(monkeypatch):
     """Give the list of the translations that are made."""
     made = []
-    kind = reference.ExecutableProgram
+    kind = reference.SectionedProgram
 
     def counting(program, **options):
         made.append(program.inputs[0].shape)
         return kind(program, **options)
 
-    monkeypatch.setattr(reference, "ExecutableProgram", counting)
+    monkeypatch.setattr(reference, "SectionedProgram", counting)
     return made
 
 
