@@ -95,14 +95,14 @@ class StrideOne(Fault):
 class Fp16Index(Fault):
     """A transposed convolution finds the inputs of each position by arithmetic in fp16.
 
-    Touches every ``conv_transpose`` that is longer than 2048 along some axis. Of output position
-    i, tap t comes from the input ``(i - begin + t) / stride``, with each step rounded to fp16, if
-    that is a whole number. Up to position 2047 all indices are right; beyond, they are rounded to
-    multiples of 2, 4, ….
+    Touches every ``conv_transpose`` whose un-cropped result is kept beyond position 2048 of some
+    axis. What position i has from a tap comes from the input ``(i - tap) / stride``, with each step
+    rounded to fp16, if that is a whole number. Up to 2048 all indices are right; beyond, they are
+    rounded to multiples of 2, 4, ….
 
     Notes
     -----
-    No correction undoes it beyond 2047; up to there the output is right.
+    No correction undoes it from there on; before, the output is right.
 
     References
     ----------

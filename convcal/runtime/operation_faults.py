@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -23,7 +23,6 @@ from convcal.faults import (
     SliceSaturate,
     StrideOne,
 )
-from convcal.runtime.translation import OPERATIONS
 from convcal.runtime.translation.parameters import flags, number, static_shape
 from convcal.runtime.translation.resizing import RESIZES
 from convcal.runtime.translation.sampling import (
@@ -36,7 +35,6 @@ from convcal.runtime.translation.sampling import (
 from convcal.runtime.translation.transposed_convolution import (
     Crop,
     crop_of,
-    cropped_conv_transpose,
 )
 
 if TYPE_CHECKING:
@@ -44,6 +42,8 @@ if TYPE_CHECKING:
 
     from convcal.coreml.program import Operation
     from convcal.runtime.translation.graph import Graph
+
+    Translate = Callable[[Graph, Operation], list[str]]
 
 __all__ = ["EmulatedFault", "operation_faults"]
 
@@ -62,12 +62,14 @@ class EmulatedFault:
 
     fault: Fault
 
-    def translate(self, graph: Graph, operation: Operation) -> list[str] | None:
+    def translate(
+        self, graph: Graph, operation: Operation, translate: Translate
+    ) -> list[str] | None:
         """Translate an operation as the device computes it; None where the fault is not seen."""
-        types, translate = _TRANSLATIONS[type(self.fault)]
+        types, faulty = _TRANSLATIONS[type(self.fault)]
         if operation.type not in types or not self._is_here(operation):
             return None
-        return translate(self.fault, graph, operation)
+        return faulty(self.fault, graph, operation, translate)
 
     def _is_here(self, operation: Operation) -> bool:
         names = {operation.name, *(value.name for value in operation.outputs)}
@@ -75,11 +77,18 @@ class EmulatedFault:
 
 
 def operation_faults(faults: Iterable[Fault]) -> list[EmulatedFault]:
-    """Give the faults of operations among these, ready for the translator."""
-    return [EmulatedFault(fault) for fault in faults if type(fault) in _TRANSLATIONS]
+    """Give the faults of operations among these, ready for the translator.
+
+    Whatever their order, a crop is decided on before the stride, and that before the indices.
+    """
+    order = list(_TRANSLATIONS)
+    ours = [fault for fault in faults if type(fault) in order]
+    return [EmulatedFault(fault) for fault in sorted(ours, key=lambda f: order.index(type(f)))]
 
 
-def _crop_origin(fault: CropOrigin, graph: Graph, operation: Operation) -> list[str] | None:
+def _crop_origin(
+    fault: CropOrigin, graph: Graph, operation: Operation, translate: Translate
+) -> list[str] | None:
     if fault.precision == "fp16" and operation.outputs[0].dtype != "float16":
         return None
     crop = crop_of(operation)
@@ -90,7 +99,7 @@ def _crop_origin(fault: CropOrigin, graph: Graph, operation: Operation) -> list[
         larger = tuple(max(pair) for pair in zip(fronts, backs, strict=True))
         if larger == fronts == backs:
             return None
-        return _cropped(graph, operation, crop, begin=larger, end=larger)
+        return _cropped(graph, operation, crop, translate, begin=larger, end=larger)
     begin = {
         "zero": (0,) * len(fronts),
         "half": tuple(max(0, f - n) // 2 for f, n in zip(crop.full, crop.size, strict=True)),
@@ -98,7 +107,7 @@ def _crop_origin(fault: CropOrigin, graph: Graph, operation: Operation) -> list[
     }[fault.variant]
     if begin == fronts:
         return None
-    return cropped_conv_transpose(graph, operation, dataclasses.replace(crop, begin=begin))
+    return translate(graph, _recropped(operation, begin=begin, size=crop.size))
 
 
 def _backs(crop: Crop) -> tuple[int, ...]:
@@ -109,22 +118,40 @@ def _backs(crop: Crop) -> tuple[int, ...]:
     )
 
 
+def _recropped(operation: Operation, *, begin: tuple[int, ...], size: tuple[int, ...]) -> Operation:
+    """Give the same ``conv_transpose``, keeping so many positions from there on."""
+    pads = [pad for front in begin for pad in (front, 0)]
+    changes = {
+        "pad_type": np.array("custom"),
+        "pad": np.array(pads, np.int32),
+        "output_shape": np.array([*operation.outputs[0].shape[:2], *size], np.int32),
+    }
+    return _changed(operation, changes)
+
+
 def _cropped(
-    graph: Graph, operation: Operation, crop: Crop, *, begin: tuple[int, ...], end: tuple[int, ...]
+    graph: Graph,
+    operation: Operation,
+    crop: Crop,
+    translate: Translate,
+    *,
+    begin: tuple[int, ...],
+    end: tuple[int, ...],
 ) -> list[str]:
     """Crop so many positions in front and at the back; zeros fill up the length."""
     kept = tuple(
         min(size, max(0, full - front - back))
         for full, size, front, back in zip(crop.full, crop.size, begin, end, strict=True)
     )
-    moved = dataclasses.replace(crop, begin=begin, size=kept)
-    (result,) = cropped_conv_transpose(graph, operation, moved)
+    (result,) = translate(graph, _recropped(operation, begin=begin, size=kept))
     tails = (size - length for size, length in zip(crop.size, kept, strict=True))
     pads = graph.integers((0,) * (2 + len(kept)) + (0, 0, *tails))
     return [graph.node("Pad", result, pads)]
 
 
-def _stride_one(_: StrideOne, graph: Graph, operation: Operation) -> list[str] | None:
+def _stride_one(
+    _: StrideOne, graph: Graph, operation: Operation, translate: Translate
+) -> list[str] | None:
     crop = crop_of(operation)
     kernel = static_shape(operation.tensor("weight"))[2:]
     strides = operation.integers("strides") or (1,) * len(kernel)
@@ -135,15 +162,17 @@ def _stride_one(_: StrideOne, graph: Graph, operation: Operation) -> list[str] |
         full - (length - 1) * (stride - 1)
         for full, length, stride in zip(crop.full, lengths, strides, strict=True)
     )
-    ones = _constant("strides", np.ones(len(kernel), np.int32))
-    changed = dataclasses.replace(operation, inputs={**operation.inputs, "strides": ones})
+    changed = _changed(operation, {"strides": np.ones(len(kernel), np.int32)})
     narrow = dataclasses.replace(crop, full=shorter)
-    return _cropped(graph, changed, narrow, begin=crop.begin, end=_backs(crop))
+    return _cropped(graph, changed, narrow, translate, begin=crop.begin, end=_backs(crop))
 
 
-def _fp16_index(_: Fp16Index, graph: Graph, operation: Operation) -> list[str] | None:
+def _fp16_index(
+    _: Fp16Index, graph: Graph, operation: Operation, _translate: Translate
+) -> list[str] | None:
     crop = crop_of(operation)
-    if max(crop.size) <= 2048:
+    # Every whole number up to 2048 is one of fp16.
+    if all(front + size <= 2049 for front, size in zip(crop.begin, crop.size, strict=True)):
         return None
     weight = operation.tensor("weight")
     n_inputs, n_outputs, *kernel = static_shape(weight)
@@ -217,7 +246,9 @@ def _sources(
     return np.where(inside, places, 0).astype(np.int64), inside
 
 
-def _fp16_scale(fault: Fp16Scale, graph: Graph, operation: Operation) -> list[str] | None:
+def _fp16_scale(
+    fault: Fp16Scale, graph: Graph, operation: Operation, _translate: Translate
+) -> list[str] | None:
     n_axes = (operation.integers("resized_dims") or (2,))[0]
     counts = static_shape(operation.outputs[0])
     counts = counts[len(counts) - n_axes :]
@@ -226,7 +257,15 @@ def _fp16_scale(fault: Fp16Scale, graph: Graph, operation: Operation) -> list[st
     return RESIZES[operation.type](graph, operation, positions=fault.positions(counts))
 
 
-def _fp16_grid(fault: Fp16Grid, graph: Graph, operation: Operation) -> list[str]:
+def _fp16_grid(
+    fault: Fp16Grid, graph: Graph, operation: Operation, _translate: Translate
+) -> list[str] | None:
+    stored = next(
+        (operation.tensor(n) for n in ("coordinates", "boxes", "roi") if n in operation.inputs),
+        None,
+    )
+    if fault.mode == "stored" and stored is not None and stored.dtype == "float16":
+        return None
     if operation.type == "crop_resize":
         held = graph.rounded if fault.mode == "all" else exact
         return crop_resize(graph, operation, boxes_held=graph.rounded, held=held)
@@ -236,17 +275,19 @@ def _fp16_grid(fault: Fp16Grid, graph: Graph, operation: Operation) -> list[str]
     return sampled(graph, operation, points, held=held)
 
 
-def _fp16_epsilon(fault: Fp16Epsilon, graph: Graph, operation: Operation) -> list[str] | None:
+def _fp16_epsilon(
+    fault: Fp16Epsilon, graph: Graph, operation: Operation, translate: Translate
+) -> list[str] | None:
     epsilon = number(operation, "epsilon")
     held = fault.held(epsilon)
     if held == epsilon:
         return None
-    value = _constant("epsilon", np.float32(held))
-    changed = dataclasses.replace(operation, inputs={**operation.inputs, "epsilon": value})
-    return OPERATIONS[operation.type](graph, changed)
+    return translate(graph, _changed(operation, {"epsilon": np.array(held, np.float32)}))
 
 
-def _slice_saturate(fault: SliceSaturate, graph: Graph, operation: Operation) -> list[str] | None:
+def _slice_saturate(
+    fault: SliceSaturate, graph: Graph, operation: Operation, translate: Translate
+) -> list[str] | None:
     x, begin = operation.tensor("x"), operation.tensor("begin")
     rank = len(x.shape)
     if begin.constant is None or not rank or x.dtype not in ("float16", "float32"):
@@ -254,20 +295,19 @@ def _slice_saturate(fault: SliceSaturate, graph: Graph, operation: Operation) ->
     is_open = operation.type == "slice_by_index" and flags(operation, "begin_mask", rank)[-1]
     if is_open or int(np.ravel(begin.constant)[-1]) in (0, -(x.shape[-1] or 0)):
         return None
-    (tensor,) = OPERATIONS[operation.type](graph, operation)
+    (tensor,) = translate(graph, operation)
     is_lost = graph.node("Greater", graph.node("Abs", tensor), graph.number(fault.limit))
     infinite = graph.node("Mul", graph.node("Sign", tensor), graph.number(np.inf))
     return [graph.node("Where", is_lost, infinite, tensor)]
 
 
-def _lut_activation(fault: LutActivation, graph: Graph, operation: Operation) -> list[str] | None:
+def _lut_activation(
+    fault: LutActivation, graph: Graph, operation: Operation, translate: Translate
+) -> list[str] | None:
     if fault.functions is not None and operation.type not in fault.functions:
         return None
-    translate = OPERATIONS[operation.type]
     knots = np.linspace(-fault.reach, fault.reach, fault.knots, dtype=np.float32)
-    arguments = _constant("knots", knots)
-    at_knots = dataclasses.replace(operation, inputs={**operation.inputs, "x": arguments})
-    (table,) = translate(graph, at_knots)
+    (table,) = translate(graph, _changed(operation, {"x": knots}))
     (beyond,) = translate(graph, operation)
     x = graph.tensor(operation.tensor("x"))
     is_inside = graph.node("Less", graph.node("Abs", x), graph.number(fault.reach))
@@ -286,14 +326,19 @@ def _lut_activation(fault: LutActivation, graph: Graph, operation: Operation) ->
     return [graph.node("Where", is_inside, graph.node("Add", start, rise), beyond)]
 
 
-def _constant(name: str, array: NDArray[Any] | np.generic) -> Value:
-    array = np.asarray(array)
-    return Value(name, array.dtype.name, array.shape, array)
+def _changed(operation: Operation, parameters: Mapping[str, NDArray[Any]]) -> Operation:
+    """Give the same operation with other constants for some of its parameters."""
+    values = {
+        name: Value(name, array.dtype.name, array.shape, array)
+        for name, array in parameters.items()
+    }
+    return dataclasses.replace(operation, inputs={**operation.inputs, **values})
 
 
 _TRANSPOSED = frozenset({"conv_transpose"})
 _TRANSLATIONS: dict[
-    type[Fault], tuple[frozenset[str], Callable[[Any, Graph, Operation], list[str] | None]]
+    type[Fault],
+    tuple[frozenset[str], Callable[[Any, Graph, Operation, Translate], list[str] | None]],
 ] = {
     CropOrigin: (_TRANSPOSED, _crop_origin),
     StrideOne: (_TRANSPOSED, _stride_one),

@@ -131,6 +131,24 @@ def test_indices_in_fp16_hold_for_groups_dilations_bias_and_each_axis():
         run(short, "fp16-index", x=x[..., :9])
 
 
+def test_faults_of_one_operation_act_together_in_any_order():
+    x = draw(1, 2, 1500)
+    arguments = {"strides": [2], "pad_type": "custom", "pad": [2, 0]}
+    weight = draw(2, 3, 4)
+    package = upsampler(x, weight, **arguments)
+    faults = ["crop-origin:precision=all", "stride-one"]
+    both = run(package, *faults, x=x)
+    np.testing.assert_array_equal(run(package, *reversed(faults), x=x), both)
+    # Of the stride of one, too, the crop begins at 0: what is cropped is at the back.
+    narrow = by_evaluator(upsampler(x, weight, strides=[1]), x=x)[..., :-2]
+    np.testing.assert_allclose(both[..., : narrow.shape[2]], narrow, atol=1e-5)
+    assert not both[..., narrow.shape[2] :].any()
+    # Indices in fp16 are those of the moved crop.
+    indexed = run(package, "fp16-index", faults[0], x=x)
+    expected = by_fp16_index(x, weight, 2, 0, indexed.shape[2])
+    np.testing.assert_allclose(indexed, expected, atol=1e-5)
+
+
 # --- resizing and sampling
 
 
