@@ -33,6 +33,8 @@ class SectionedProgram:
 
     It is cut behind every operation whose result a fault of arrays distorts. Each section runs
     by itself; the next one is given the distorted tensor. Without such faults there is one section.
+    ONNX Runtime fuses operations within a section only, so that where it is cut, fp32 results can
+    differ in their last bits.
 
     Parameters
     ----------

@@ -195,6 +195,44 @@ def test_a_resize_samples_where_the_constant_sends_it(corner):
     np.testing.assert_allclose(result[0, 0][at_corner], run(package, x=x)[0, 0][at_corner])
 
 
+SCALE = Fp16Scale().growth(1536)
+RESIZES = {
+    "upsample_bilinear": (
+        lambda x: mb.upsample_bilinear(
+            x=x, scale_factor_height=1.0, scale_factor_width=1536 / 512, align_corners=True
+        ),
+        lambda u: u * 511 / 1535,
+    ),
+    "resize": (
+        lambda x: mb.resize(
+            x=x,
+            shape=np.array([1536], np.int32),
+            resized_dims=np.uint32(1),
+            sampling_mode="DEFAULT",
+            interpolation_mode="LINEAR",
+        ),
+        lambda u: u / 3,
+    ),
+    "upsample_nearest_neighbor": (
+        lambda x: mb.upsample_nearest_neighbor(
+            x=x, scale_factor_height=1.0, scale_factor_width=3.0
+        ),
+        lambda u: np.floor(u / 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RESIZES)
+def test_every_resize_takes_a_position_for_another(kind):
+    build, place = RESIZES[kind]
+    target = "iOS17" if kind == "resize" else "iOS16"
+    package = make_package(build, target=target, x=(1, 1, 1, 512))
+    expected = np.clip(place(np.arange(1536) * (1 + SCALE)), 0, 511)
+    result = run(package, "fp16-scale", x=ramp(512))[0, 0, 0]
+    np.testing.assert_allclose(result, expected, atol=1e-3)
+    assert np.abs(result - run(package, x=ramp(512))[0, 0, 0]).max() > 0.05
+
+
 def test_a_nearest_neighbour_is_off_by_one_where_the_position_crosses():
     x = np.arange(341, dtype=np.float32).reshape(1, 1, 1, 341)
     package = make_package(
