@@ -62,7 +62,7 @@ example:
 
 faults for --emulate (docs/faults.md; + joins; inside: at=NAME/… or on=TYPE/…):
   crop-origin:variant=zero,precision=fp16  stride-one  fp16-index
-  fp16-scale:constant=1/(N-1),corner=start  fp16-grid:mode=stored
+  fp16-scale:constant=step,corner=start  fp16-grid:mode=stored
   fp16-epsilon:subnormals=zero  slice-saturate:limit=4094.0
   lut-activation:knots=33,reach=8.0  int-shift:displacement=1,fill=edge,seed=0
   frac-shift:displacement=-0.5  scale-corner:growth=0.00048828125,corner=start
