@@ -61,7 +61,7 @@ def merge_captures(
         As `convcal.files.staged` does.
     """
     if len(captures) < 2:
-        raise InputError(f"{len(captures)} captures are given; two or more can be merged")
+        raise InputError(f"merging takes two captures or more, and {len(captures)} are given")
     target = ensure_absent(path, force=force)
     folders = [Path(each) for each in captures]
     for folder in folders:
