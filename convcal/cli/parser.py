@@ -106,10 +106,11 @@ def add_data(parser: Parser, *, required: bool = False) -> None:
     )
 
 
-def add_runtime(parser: Parser, *roles: str) -> None:
+def add_runtime(parser: Parser, *roles: str, units: str | None = "all") -> None:
     """Add ``--runtime``, the compute units of each role, and ``--timeout``.
 
-    Without a role, ``--compute-units`` takes several, and gives a tuple.
+    Without a role, ``--compute-units`` takes several, and gives a tuple; `units` is its default,
+    None where the verb has one of its own.
     """
     parser.add_argument(
         "--runtime",
@@ -133,10 +134,10 @@ def add_runtime(parser: Parser, *roles: str) -> None:
         parser.add_argument(
             "--compute-units",
             type=_compute_units,
-            default="all",
+            default=units,
             metavar="UNITS",
             help=f"what coreml may use: {', '.join(COMPUTE_UNITS)}; several, joined by commas, "
-            "one after the other (default: all)",
+            f"one after the other (default: {units or 'each but all'})",
         )
     parser.add_argument(
         "--timeout",
