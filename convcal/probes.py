@@ -135,8 +135,8 @@ def _transposed(
     full = np.zeros(
         (weight.shape[1], *((n - 1) * stride + k for n, k in zip(lengths, kernel, strict=True)))
     )
-    for tap in itertools.product(*map(range, kernel)):
-        places = [
+    for tap in np.ndindex(kernel):
+        places: Any = [
             slice(first, first + (n - 1) * stride + 1, stride)
             for first, n in zip(tap, lengths, strict=True)
         ]
@@ -152,8 +152,9 @@ def _cropped(
     result = np.zeros((1, full.shape[0], *size))
     begins = [begin] * len(size) if isinstance(begin, int) else begin
     ends = [min(n - drop, b + m) for n, b, m in zip(full.shape[1:], begins, size, strict=True)]
-    taken = full[:, *(slice(b, max(b, e)) for b, e in zip(begins, ends, strict=True))]
-    result[0, :, *(slice(0, n) for n in taken.shape[1:])] = taken
+    kept: Any = tuple(slice(b, max(b, e)) for b, e in zip(begins, ends, strict=True))
+    places: Any = tuple(slice(0, each.stop - each.start) for each in kept)
+    result[0, :, *places] = full[:, *kept]
     return result
 
 
