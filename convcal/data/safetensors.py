@@ -6,8 +6,8 @@ The format is a length (uint64, little endian), a JSON header of so many bytes, 
     {"NAME": {"dtype": "F32", "shape": [1, 3], "data_offsets": [0, 12]}, "__metadata__": {...}}
 
 Offsets count from the end of the header; the arrays lie there one after the other, without gaps,
-in C order and little endian. It is read here by hand: that takes less than what the package
-``safetensors`` leaves to be checked, whose arrays are as large as the header says.
+in C order and little endian. Read by hand, because that is all there is to it: no further package,
+and one array at a time, as from every other format.
 
 References
 ----------
