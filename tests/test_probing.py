@@ -3,6 +3,7 @@
 
 import itertools
 import json
+import sys
 from types import SimpleNamespace
 
 import numpy as np
@@ -211,6 +212,16 @@ def test_units_are_asked_one_after_the_other_and_what_fails_is_an_answer(
     assert failed["values"] is None
     with pytest.raises(OutputExistsError):
         report.save(tmp_path / "mac.probe.json")
+
+
+@pytest.mark.skipif(sys.platform != "darwin", reason="Core ML runs on macOS only")
+def test_core_ml_answers(packages):
+    some = {key: path for key, path in packages.items() if key[0] in (0, len(PROBES) - 1)}
+    report = probe_machine(some, compute_units=("cpu-only",))
+    assert report.provenance["runtime"] == "coreml"
+    for answer in report.answers:  # what it answers is not ours to say
+        assert answer.error == ""
+        assert np.isfinite(answer.output).all()
 
 
 def test_values_that_json_lacks_are_text(packages, core_ml):

@@ -214,9 +214,7 @@ def _merge(arguments: argparse.Namespace) -> Outcome:
     from convcal.data.merging import merge_captures
 
     capture = merge_captures(arguments.merge, arguments.output, force=arguments.force)
-    return Outcome(
-        result=_result(capture, capture.roles[0]), render=lambda: _render_merged(capture)
-    )
+    return Outcome(result=_result(capture), render=lambda: _render_merged(capture))
 
 
 def _verify(arguments: argparse.Namespace) -> Outcome:
@@ -232,14 +230,14 @@ def _verify(arguments: argparse.Namespace) -> Outcome:
     )
 
 
-def _result(capture: Capture, role: str) -> dict[str, Any]:
+def _result(capture: Capture, role: str | None = None) -> dict[str, Any]:
     return {
         "path": str(capture.path),
-        "role": role,
+        **({} if role is None else {"role": role}),
         "roles": list(capture.roles),
         "samples": list(capture.samples),
         "outputs": list(capture.outputs),
-        "tensors": {role: list(names) for role, names in capture.tensors.items()},
+        "tensors": {holder: list(names) for holder, names in capture.tensors.items()},
         "provenance": capture.provenance,
     }
 

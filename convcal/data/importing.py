@@ -7,7 +7,7 @@ import contextlib
 import os
 from collections.abc import Generator, Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol, Self
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
@@ -24,14 +24,12 @@ from convcal.data.safetensors import TensorFile
 from convcal.errors import InputError
 
 if TYPE_CHECKING:
-    from types import TracebackType
-
     from numpy.typing import NDArray
 
 __all__ = ["import_outputs"]
 
 
-class _OutputFile(Protocol):
+class _Outputs(Protocol):
     """Arrays by key, in a file or a folder, read when asked for."""
 
     path: Path
@@ -43,25 +41,19 @@ class _OutputFile(Protocol):
 
     def rows(self, key: str) -> Iterator[NDArray[np.generic]]: ...
 
-    def __enter__(self) -> Self: ...
 
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        trace: TracebackType | None,
-    ) -> None: ...
-
-
-def _open_outputs(path: str | os.PathLike[str], *, other: Role | None) -> _OutputFile:
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str], *, other: Role | None) -> Iterator[_Outputs]:
     place = Path(path)
     if place.is_dir():
-        return ArrayFolder(place)
-    if place.suffix == ".safetensors":
-        return TensorFile(place)
-    if place.suffix == ".json":
-        return RunResultsFile(place, samples=None if other is None else other.samples)
-    return ArrayFile(place)
+        yield ArrayFolder(place)
+    elif place.suffix == ".safetensors":
+        yield TensorFile(place)
+    elif place.suffix == ".json":
+        yield RunResultsFile(place, samples=None if other is None else other.samples)
+    else:
+        with ArrayFile(place) as file:
+            yield file
 
 
 def import_outputs(
@@ -128,7 +120,7 @@ def import_outputs(
     other = open_other(folder, role)
     is_growing = append and os.path.lexists(folder / role)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(_open_outputs(outputs, other=other))
+        file = stack.enter_context(_opened(outputs, other=other))
         groups = group_keys(
             file.headers,
             where=f"'{file.path}'",
@@ -157,7 +149,7 @@ def import_outputs(
 
 def _append_stacked(
     writer: RoleWriter | RoleGrower,
-    file: _OutputFile,
+    file: _Outputs,
     keys: Mapping[str, str],
     *,
     other: Role | None,
@@ -196,7 +188,7 @@ def _append_stacked(
 
 
 def _stacked_rows(
-    file: _OutputFile, name: str, key: str, *, other: Role | None
+    file: _Outputs, name: str, key: str, *, other: Role | None
 ) -> Generator[NDArray[np.generic], None, None]:
     if other is None:
         header = file.headers[key]

@@ -26,7 +26,7 @@ import json
 import os
 from collections.abc import Iterator
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -153,9 +153,3 @@ class RunResultsFile:
     def rows(self, key: str) -> Iterator[NDArray[np.generic]]:
         """Read one output along its first axis."""
         yield from self.read(key)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is left open."""

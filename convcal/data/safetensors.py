@@ -20,7 +20,7 @@ import json
 import os
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self, TypeGuard
+from typing import TYPE_CHECKING, Any, TypeGuard
 
 import numpy as np
 
@@ -137,12 +137,6 @@ class TensorFile:
         with self.path.open("rb") as stream:
             stream.seek(self._offsets[key])
             yield from read_npy_rows(stream, self.headers[key], where=self.where(key))
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        """Nothing is left open."""
 
 
 def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:

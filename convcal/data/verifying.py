@@ -179,7 +179,10 @@ def _check_sample(folder: Path, name: str, role: Role, sample: str) -> Iterator[
                 array[index]
             # zstd, crc32c and the rest raise what they like.
             except Exception as error:  # noqa: BLE001
-                yield Damage(f"{type(error).__name__}: {error}", **place)
+                reason = f"its values cannot be read ({type(error).__name__}: {error})"
+                if "checksum" in str(error):  # whose bytes nobody can read
+                    reason = "its values do not match their checksum"
+                yield Damage(reason, **place)
 
 
 def _check_pairing(capture: Capture) -> Iterator[str]:
