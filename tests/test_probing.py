@@ -1,6 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What a device is asked, told from every other reading, and what is kept of its answers."""
 
+import gc
 import itertools
 import json
 import sys
@@ -22,7 +23,9 @@ WIDTHS = {probe.setting["width"]: probe for probe in PROBES if probe.question ==
 @pytest.fixture(scope="module")
 def packages():
     """The packages of all probes, made once."""
+    gc.freeze()  # coremltools collects garbage after every conversion, of all that is imported
     with built_probes() as made:
+        gc.unfreeze()
         yield made
 
 

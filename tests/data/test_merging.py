@@ -15,7 +15,7 @@ from convcal.errors import InputError, OutputExistsError
 SAMPLES = st.lists(st.sampled_from("abcde"), min_size=1, max_size=3, unique=True)
 
 
-@settings(max_examples=5, deadline=None)
+@settings(max_examples=4, deadline=None)
 @given(st.lists(SAMPLES, min_size=3, max_size=3))
 def test_neither_order_nor_grouping_changes_what_a_merged_capture_holds(tmp_path_factory, parts):
     folder = tmp_path_factory.mktemp("merging")
