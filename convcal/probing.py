@@ -20,6 +20,7 @@ from convcal.files import staged
 from convcal.pair_sources import Progress
 from convcal.probes import PROBES, Probe
 from convcal.runtime import open_runner, runtime_here
+from convcal.runtime.machine import machine_provenance
 from convcal.words import TIMEOUT
 
 if TYPE_CHECKING:
@@ -218,7 +219,7 @@ def probe_machine(
     if runtime == "reference":
         compute_units = ("cpu-only",)
     answers: list[Answer] = []
-    provenance: dict[str, str] = {}
+    provenance = {"runtime": runtime_here(runtime), **machine_provenance()}
     n_answers = len(packages) * len(compute_units)
     for units in compute_units:
         for (number, precision), package in packages.items():
@@ -234,7 +235,7 @@ def probe_machine(
                         faults=tuple(emulate),
                         timeout=timeout,
                     ) as runner:
-                        provenance = provenance or dict(runner.provenance)
+                        provenance |= runner.provenance
                         output = runner.run({"x": probe.sample})["y"]
             except RunnerError as failure:
                 error = str(failure).replace(str(package), package.name)

@@ -202,7 +202,9 @@ def test_units_are_asked_one_after_the_other_and_what_fails_is_an_answer(
     assert core_ml == [units for units in UNITS for _ in range(8)]
     assert told[-1] == (24, 24)
     document = json.loads(report.save(tmp_path / "mac.probe.json").read_text())
-    assert document["provenance"] == {"runtime": "coreml", "os": "macOS 26.0", "chip": "M9"}
+    provenance = document["provenance"]
+    assert provenance.items() >= {"runtime": "coreml", "os": "macOS 26.0", "chip": "M9"}.items()
+    assert "sha256" not in provenance
     found = {(each["precision"], each["compute_units"]): each for each in document["summary"]}
     for precision in ("float32", "float16"):
         assert found[precision, "cpu-only"]["fits"] == ["correct"]

@@ -26,9 +26,11 @@ A capture is a folder in Zarr format 3 (any Zarr library reads it)::
   specification too. A chunk that is missing is damage, not a fill value.
 - ``inputs``, beside ``samples``, are hashes of what the model was given, empty where that is not
   known: the same sample need not be run again when a recording goes on.
+- ``contents``, likewise, are hashes of the outputs and tensors themselves: a chunk that is whole,
+  but of another sample or recording, is noticed by ``convcal capture --verify``.
 - A sample is there when ``samples`` names it. Samples are added in this order: their chunks, at
-  indices from ``len(samples)`` on; then the shapes of the arrays; then ``samples``, with
-  ``inputs`` and ``provenance``, by one rename. Whatever ends the writer, the capture opens with
+  indices from ``len(samples)`` on; then the shapes of the arrays; then ``samples``, with what
+  belongs to them, by one rename. Whatever ends the writer, the capture opens with
   the samples that are named. Rows after the last of them are of a writer that was killed, and the
   next one removes them. Who adds samples to a role holds a lock of the system's on a hidden file
   beside the capture, ``.NAME.ROLE.lock``, which the system frees when the process ends; a second

@@ -215,7 +215,7 @@ class RoleGrower:
 
     def _place(self, part: Path) -> None:
         """Let the first part be the role."""
-        self._write_names(part, samples=[*self._new], inputs=[*self._new.values()])
+        self._write_names(part)
         for array in role_members(part):
             _set_length(array, len(self._new))
         if self._folder.exists():
@@ -239,14 +239,19 @@ class RoleGrower:
                 chunk.rename(array / "c" / str(first + index))
         for array in arrays:
             _set_length(array, first + len(self._new))
-        self._write_names(
-            folder,
-            samples=[*old.samples, *self._new],
-            inputs=[*old.inputs, *self._new.values()],
-        )
+        self._write_names(folder, old)
 
-    def _write_names(self, folder: Path, *, samples: list[str], inputs: list[str]) -> None:
-        attributes = {"samples": samples, "inputs": inputs, "provenance": self._provenance}
+    def _write_names(self, folder: Path, old: Role | None = None) -> None:
+        assert self._writer is not None  # noqa: S101  (made with the first part)
+        before = ((), (), ()) if old is None else (old.samples, old.inputs, old.contents)
+        added = (self._new, self._new.values(), self._writer.contents)
+        attributes: dict[str, Any] = {
+            key: [*there, *new]
+            for key, there, new in zip(
+                ("samples", "inputs", "contents"), before, added, strict=True
+            )
+        }
+        attributes["provenance"] = self._provenance
 
         def name(document: dict[str, Any]) -> None:
             document["attributes"] = sealed(folder, {**document["attributes"], **attributes})

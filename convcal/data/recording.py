@@ -15,7 +15,7 @@ import numpy as np
 from convcal.data.arrays import check_sample_name, listing
 from convcal.data.captures import FORMAT, VERSION, open_role
 from convcal.data.npy import is_plain
-from convcal.data.roles import MEMBERS, Role, sealed
+from convcal.data.roles import MEMBERS, Role, content_digest, sealed
 from convcal.errors import InputError, OutputExistsError
 from convcal.files import ensure_absent, staged
 from convcal.words import ROLES
@@ -67,7 +67,7 @@ class RoleWriter:
         self._is_part = is_part
         self._where = where
         self._arrays: dict[str, dict[str, Any]] = {member: {} for member in MEMBERS}
-        self._samples: dict[str, None] = {}
+        self._samples: dict[str, str] = {}
 
     def append(
         self,
@@ -115,7 +115,7 @@ class RoleWriter:
         for member, given in arrays.items():
             for name, values in given.items():
                 self._arrays[member][name].append(values[None])
-        self._samples[sample] = None
+        self._samples[sample] = content_digest(arrays["output"], arrays["tensor"])
 
     def _create(self, member: str, name: str, values: NDArray[np.generic]) -> None:
         if not is_plain(values.dtype) or 0 in values.shape:
@@ -169,6 +169,11 @@ class RoleWriter:
             )
             raise InputError(msg)
 
+    @property
+    def contents(self) -> list[str]:
+        """Hashes of what was appended, by sample."""
+        return list(self._samples.values())
+
     def finish(self, folder: Path, *, inputs: Sequence[str] = ()) -> None:
         """Write the names of the samples: without them the role cannot be read.
 
@@ -192,7 +197,11 @@ class RoleWriter:
                 "record both roles from the same data, or choose another path"
             )
             raise InputError(msg)
-        attributes = {**self._group.attrs.asdict(), "samples": list(self._samples)}
+        attributes = {
+            **self._group.attrs.asdict(),
+            "samples": list(self._samples),
+            "contents": self.contents,
+        }
         if inputs:
             attributes["inputs"] = list(inputs)
         self._group.attrs.put(sealed(folder, attributes))

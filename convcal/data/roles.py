@@ -7,13 +7,18 @@ import hashlib
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
 
 from convcal.data.arrays import listing
 from convcal.data.npy import is_plain
 from convcal.errors import InputError
 
-__all__ = ["MEMBERS", "Role", "role_members", "sealed"]
+if TYPE_CHECKING:
+    from numpy.typing import NDArray
+
+__all__ = ["MEMBERS", "Role", "content_digest", "role_members", "sealed"]
 
 MEMBERS = ("output", "tensor")
 """What the arrays of a role are called, before their number."""
@@ -42,6 +47,8 @@ class Role:
         By sample its row.
     inputs : tuple of str
         By sample a hash of what the model was given, empty where it is not known.
+    contents : tuple of str
+        By sample a hash of what it gave, as `content_digest` makes it, likewise.
     provenance : dict
         What ran where.
     arrays, tensors : dict of str to zarr.Array
@@ -61,9 +68,9 @@ class Role:
             raise InputError(f"{where} does not name its samples; record it again")
         self.samples: tuple[str, ...] = tuple(samples)
         self.index = {name: index for index, name in enumerate(self.samples)}
-        inputs = group.attrs.get("inputs")
-        is_known = isinstance(inputs, list) and len(inputs) == len(samples)
-        self.inputs = tuple(map(str, inputs)) if is_known else ("",) * len(samples)
+        self.inputs, self.contents = (
+            _hashes(group.attrs.get(key), len(samples)) for key in ("inputs", "contents")
+        )
         provenance = group.attrs.get("provenance", {})
         if not isinstance(provenance, dict):
             raise InputError(f"{where} has provenance {provenance!r}, which is no JSON object")
@@ -120,9 +127,30 @@ def sealed(folder: Path, attributes: Mapping[str, Any]) -> dict[str, Any]:
     content: list[Any] = [{key: attributes[key] for key in attributes if key != "seal"}]
     for array in role_members(folder):
         document = json.loads((array / "zarr.json").read_text("utf-8"))
-        content.append({**document, "shape": document["shape"][1:], "key": array.name})
+        shape = document.get("shape")
+        lengths = shape[1:] if isinstance(shape, list) else shape
+        content.append({**document, "shape": lengths, "key": array.name})
     text = json.dumps(content, sort_keys=True)
     return {**content[0], "seal": hashlib.sha256(text.encode()).hexdigest()}
+
+
+def content_digest(
+    outputs: Mapping[str, NDArray[np.generic]], tensors: Mapping[str, NDArray[np.generic]]
+) -> str:
+    """Hash the outputs and tensors of one sample: names, dtypes, shapes and values."""
+    digest = hashlib.sha256()
+    for member, arrays in zip(MEMBERS, (outputs, tensors), strict=True):
+        for name, values in sorted(arrays.items()):
+            stored = np.ascontiguousarray(values, values.dtype.newbyteorder("<"))
+            digest.update(f"{member} {name!r} {stored.dtype.str} {values.shape}\n".encode())
+            digest.update(stored.data)
+    return digest.hexdigest()
+
+
+def _hashes(given: object, n_samples: int) -> tuple[str, ...]:
+    if isinstance(given, list) and len(given) == n_samples:
+        return tuple(map(str, given))
+    return ("",) * n_samples
 
 
 def _is_names(value: object) -> bool:

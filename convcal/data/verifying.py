@@ -10,8 +10,10 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from convcal.data.captures import Capture, open_root, readable
-from convcal.data.roles import Role, role_members, sealed
+from convcal.data.roles import MEMBERS, Role, content_digest, role_members, sealed
 from convcal.errors import InputError
 from convcal.words import ROLES
 
@@ -95,9 +97,10 @@ def verify_capture(
 
     Notes
     -----
-    A chunk carries a CRC-32C, which finds every change of up to 32 bits in a row. A role's
-    description carries a SHA-256 of its content, the seal; changed spaces between the words of a
-    JSON document are no damage. Captures of convcal before the seal are checked without it.
+    A chunk carries a CRC-32C, which finds every change of up to 32 bits in a row; a role has a
+    SHA-256 of each sample's values, which finds chunks that were mixed up, and the seal, a SHA-256
+    of its description. Changed spaces between the words of a JSON document are no damage. Captures
+    of a convcal before these hashes are checked without them.
     """
     folder = Path(path)
     root = open_root(folder)
@@ -118,9 +121,8 @@ def verify_capture(
     total = sum(len(role.samples) for role in roles.values())
     for name, role in roles.items():
         for sample in role.samples:
-            found = [*_check_sample(folder, name, role, sample)]
+            damage += _check_sample(folder, name, role, sample)
             n_chunks += len(role.arrays) + len(role.tensors)
-            damage += [each for each in found if each is not None]
             done += 1
             if progress:
                 progress(done, total)
@@ -165,24 +167,36 @@ def _has_checksum(array: Any) -> bool:
     return any(codec["name"] == "crc32c" for codec in array.metadata.to_dict()["codecs"])
 
 
-def _check_sample(folder: Path, name: str, role: Role, sample: str) -> Iterator[Damage | None]:
+def _check_sample(folder: Path, name: str, role: Role, sample: str) -> Iterator[Damage]:
     """Read every array of one sample."""
     index = role.index[sample]
-    for member, arrays in (("output", role.arrays), ("tensor", role.tensors)):
+    found: dict[str, dict[str, Any]] = {member: {} for member in MEMBERS}
+    is_whole = True
+    for member, arrays in zip(MEMBERS, (role.arrays, role.tensors), strict=True):
         for number, (key, array) in enumerate(arrays.items()):
-            place = {"role": name, "sample": sample, member: key}
-            chunk = array.metadata.encode_chunk_key((index, *(0,) * (array.ndim - 1)))
-            if not (folder / name / f"{member}-{number}" / chunk).is_file():
-                yield Damage("its values are missing", **place)
-                continue
             try:
-                array[index]
-            # zstd, crc32c and the rest raise what they like.
-            except Exception as error:  # noqa: BLE001
-                reason = f"its values cannot be read ({type(error).__name__}: {error})"
-                if "checksum" in str(error):  # whose bytes nobody can read
-                    reason = "its values do not match their checksum"
-                yield Damage(reason, **place)
+                found[member][key] = _read(array, index, folder / name / f"{member}-{number}")
+            except InputError as error:
+                is_whole = False
+                yield Damage(str(error), role=name, sample=sample, **{member: key})
+    content = role.contents[index]
+    if is_whole and content and content != content_digest(found["output"], found["tensor"]):
+        reason = "its values are whole, but those of another sample or recording"
+        yield Damage(reason, role=name, sample=sample)
+
+
+def _read(array: Any, index: int, folder: Path) -> Any:
+    chunk = array.metadata.encode_chunk_key((index, *(0,) * (array.ndim - 1)))
+    if not (folder / chunk).is_file():  # Zarr would give its fill value
+        raise InputError("its values are missing")
+    try:
+        return np.asarray(array[index])
+    # zstd, crc32c and the rest raise what they like.
+    except Exception as error:
+        if "checksum" in str(error):  # with the sums as bytes, which nobody can read
+            raise InputError("its values do not match their checksum") from error
+        message = f"its values cannot be read ({type(error).__name__}: {error})"
+        raise InputError(message) from error
 
 
 def _check_pairing(capture: Capture) -> Iterator[str]:

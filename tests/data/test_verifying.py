@@ -95,6 +95,16 @@ def test_damaged_values_are_named(capture, member, place, is_missing):
     assert ("missing" in damage.reason) == is_missing
 
 
+def test_chunks_that_were_mixed_up_are_noticed(capture):
+    first, second = (capture / f"observed/tensor-0/c/{index}/0/0" for index in (0, 2))
+    one, two = first.read_bytes(), second.read_bytes()
+    first.write_bytes(two)
+    second.write_bytes(one)
+    damage = verify_capture(capture).damage
+    assert [(each.role, each.sample) for each in damage] == [("observed", "s0"), ("observed", "s2")]
+    assert all("another sample or recording" in each.reason for each in damage)
+
+
 @pytest.mark.parametrize(
     "change",
     [
@@ -150,7 +160,7 @@ def test_what_another_zarr_library_wrote_is_checked_as_far_as_it_can_be(tmp_path
     with write_role(tmp_path / "c", "observed", provenance={}) as writer:
         writer.append("s", {"y": np.ones(3)})
     group = zarr.open_group(tmp_path / "c" / "observed", mode="a")
-    del group.attrs["seal"], group["output-0"]
+    del group.attrs["seal"], group.attrs["contents"], group["output-0"]
     group.create_array("output-0", data=np.ones((1, 3)), chunks=(1, 3), attributes={"name": "y"})
     verification = verify_capture(tmp_path / "c")
     assert verification
