@@ -83,8 +83,7 @@ def verify_capture(
     path : path
         The capture.
     progress : callable, optional
-        Told how many samples are done, and of how many. One array of one sample at a time is in
-        memory.
+        Told how many samples are done, and of how many. One sample at a time is in memory.
 
     Returns
     -------
