@@ -17,6 +17,7 @@ from convcal.cli.parser import (
     add_axes,
     add_data,
     add_emulate,
+    add_function,
     add_json,
     add_output,
     add_runtime,
@@ -71,6 +72,7 @@ def add_fit(verbs: Verbs) -> None:
     )
     add_output(parser, metavar="FILE", what="calibration, by custom NAME.calibration.json,")
     add_runtime(parser, "reference", "observed")
+    add_function(parser)
     add_emulate(parser, model="OBSERVED")
     parser.add_argument(
         "--holdout",
