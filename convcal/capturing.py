@@ -3,9 +3,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -36,6 +37,8 @@ __all__ = [
     "record_outputs",
 ]
 
+_MOST_SHAPES = 3
+
 
 @dataclass(frozen=True)
 class Recording:
@@ -48,7 +51,8 @@ class Recording:
     samples : tuple of str
         The names of the samples, in order.
     outputs : dict of str to str
-        By name the dtype and shape of the last sample's output, as ``'float16 1x3x64x64'``.
+        By name the dtype and the shapes that there are, as ``'float16 1x3x64x64'`` or, of an
+        output of flexible shape, ``'float16 1x3x64x64, 1x3x32x96'``; three of them at most.
     provenance : dict
         What ran where.
     """
@@ -68,6 +72,7 @@ def capture_outputs(
     tensors: Sequence[str] = (),
     runtime: str = "auto",
     compute_units: str = "all",
+    function: str | None = None,
     emulate: Sequence[str] = (),
     timeout: float = TIMEOUT,
     append: bool = False,
@@ -91,6 +96,8 @@ def capture_outputs(
         at fault; fitting and checking never see them.
     runtime, compute_units : str
         Where the model runs, as `convcal.runtime.open_runner` takes them.
+    function : str, optional
+        Of a package with several functions, which; by default the one that the package names.
     emulate : sequence of str
         Faults that act on the model.
     timeout : float
@@ -118,11 +125,12 @@ def capture_outputs(
     """
     check_recording(target, role, append=append, force=force)
     check_source(data)
-    inner = _intermediate(model, tensors)
+    inner = _intermediate(model, tensors, function=function)
     with open_runner(
         model,
         runtime=runtime,
         compute_units=compute_units,
+        function=function,
         faults=tuple(emulate),
         timeout=timeout,
         extra_outputs=inner,
@@ -152,11 +160,13 @@ def capture_outputs(
     return open_capture(target)
 
 
-def _intermediate(model: str | os.PathLike[str], tensors: Sequence[str]) -> tuple[str, ...]:
+def _intermediate(
+    model: str | os.PathLike[str], tensors: Sequence[str], *, function: str | None
+) -> tuple[str, ...]:
     """Give those of the tensors that are no outputs of the model."""
     if not tensors:
         return ()
-    known = describe(read_package(model)).output_names
+    known = describe(read_package(model), function=function).output_names
     return tuple(name for name in dict.fromkeys(tensors) if name not in known)
 
 
@@ -286,6 +296,7 @@ def record_outputs(
     tensors: Sequence[str] = (),
     runtime: str = "auto",
     compute_units: str = "all",
+    function: str | None = None,
     emulate: Sequence[str] = (),
     timeout: float = TIMEOUT,
     force: bool = False,
@@ -306,6 +317,8 @@ def record_outputs(
         its program. All outputs by default.
     runtime, compute_units : str
         Where the model runs, as `convcal.runtime.open_runner` takes them.
+    function : str, optional
+        Of a package with several functions, which; by default the one that the package names.
     emulate : sequence of str
         Faults that act on the model.
     timeout : float
@@ -326,25 +339,31 @@ def record_outputs(
     """
     path = ensure_absent(target, force=force)
     check_source(data)
-    extra = _intermediate(model, tensors)
-    described: dict[str, str] = {}
+    extra = _intermediate(model, tensors, function=function)
+    shapes: dict[str, dict[str, None]] = {}  # as ordered sets
+    dtypes: dict[str, str] = {}
 
     def selected(runner: Runner, samples: CalibrationSet) -> Iterator[tuple[str, dict[str, Any]]]:
         for name, outputs in _run_all(runner, samples, progress):
             chosen = {tensor: outputs[tensor] for tensor in tensors} if tensors else outputs
-            described.update({key: _describe(array) for key, array in chosen.items()})
+            for key, array in chosen.items():
+                dtypes[key] = str(array.dtype)
+                text = "x".join(map(str, array.shape)) or "scalar"
+                shapes.setdefault(key, {})[text] = None
             yield name, chosen
 
     with open_runner(
         model,
         runtime=runtime,
         compute_units=compute_units,
+        function=function,
         faults=tuple(emulate),
         timeout=timeout,
         extra_outputs=extra,
     ) as runner:
         samples = open_samples(data, runner.description)
         write_samples(path, selected(runner, samples), force=force)
+        described = {key: f"{dtype} {_some(shapes[key])}" for key, dtype in dtypes.items()}
         return Recording(path, samples.names, described, dict(runner.provenance))
 
 
@@ -358,6 +377,6 @@ def _run_all(
             progress(done, len(samples))
 
 
-def _describe(array: np.ndarray[Any, Any]) -> str:
-    shape = "x".join(map(str, array.shape)) or "scalar"
-    return f"{array.dtype} {shape}"
+def _some(shapes: Iterable[str]) -> str:
+    first = list(itertools.islice(shapes, _MOST_SHAPES + 1))
+    return ", ".join([*first[:_MOST_SHAPES], *["…"] * (len(first) > _MOST_SHAPES)])

@@ -15,6 +15,7 @@ from convcal.cli.parser import (
     Verbs,
     add_data,
     add_emulate,
+    add_function,
     add_json,
     add_runtime,
     model_flags,
@@ -110,6 +111,7 @@ def add_capture(verbs: Verbs) -> None:
         help="add samples to this role, or go on with an interrupted recording",
     )
     add_runtime(parser)
+    add_function(parser)
     add_emulate(parser, model="the observed MODEL")
     add_json(parser)
     parser.set_defaults(run=_capture)
@@ -164,7 +166,10 @@ def _record(arguments: argparse.Namespace) -> Outcome:
 
     how: dict[str, Any] = {
         name: getattr(arguments, name)
-        for name in ("role", "tensors", "runtime", "emulate", "timeout", "append", "force")
+        for name in (
+            *("role", "tensors", "runtime", "function"),
+            *("emulate", "timeout", "append", "force"),
+        )
     }
     units: tuple[str, ...] = arguments.compute_units
     source = (arguments.model, arguments.data, arguments.output)

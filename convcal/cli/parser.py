@@ -23,6 +23,7 @@ __all__ = [
     "add_axes",
     "add_data",
     "add_emulate",
+    "add_function",
     "add_json",
     "add_output",
     "add_runtime",
@@ -148,6 +149,15 @@ def add_runtime(parser: Parser, *roles: str, units: str | None = "all") -> None:
     )
 
 
+def add_function(parser: Parser) -> None:
+    """Add ``--function``."""
+    parser.add_argument(
+        "--function",
+        metavar="NAME",
+        help="which of the package's functions (its default one)",
+    )
+
+
 def _compute_units(text: str) -> tuple[str, ...]:
     names = tuple(text.split(","))
     if unknown := [name for name in names if name not in COMPUTE_UNITS]:
@@ -167,8 +177,7 @@ def add_emulate(parser: Parser, *, model: str) -> None:
         default=[],
         metavar="FAULT",
         help=f"make {model} wrong as a device would: NAME[:KEY=VALUE,...], as "
-        "crop-origin:variant=zero (all names: convcal run --help); may be repeated, is "
-        "labelled in every product",
+        "crop-origin:variant=zero (all names: convcal run --help); repeatable and labelled",
     )
 
 
@@ -215,6 +224,7 @@ def model_flags(arguments: argparse.Namespace) -> list[str]:
     """Name the flags that say how a model runs, where they say other than the default."""
     usual: dict[str, tuple[Any, ...]] = {
         "runtime": ("auto",),
+        "function": (None,),
         "timeout": (TIMEOUT,),
         "emulate": ([],),
     }
@@ -223,7 +233,7 @@ def model_flags(arguments: argparse.Namespace) -> list[str]:
     return [
         f"--{name.replace('_', '-')}"
         for name, values in usual.items()
-        if getattr(arguments, name) not in values
+        if name in arguments and getattr(arguments, name) not in values
     ]
 
 

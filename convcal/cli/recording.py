@@ -11,6 +11,7 @@ from convcal.cli.parser import (
     Verbs,
     add_data,
     add_emulate,
+    add_function,
     add_json,
     add_output,
     add_runtime,
@@ -74,6 +75,7 @@ def add_run(verbs: Verbs) -> None:
     )
     add_output(parser, metavar="OUTPUTS.npz", what="file")
     add_runtime(parser, "")
+    add_function(parser)
     add_emulate(parser, model="MODEL")
     add_json(parser)
     parser.set_defaults(run=_run)
@@ -90,6 +92,7 @@ def _run(arguments: argparse.Namespace) -> Outcome:
             tensors=arguments.outputs,
             runtime=arguments.runtime,
             compute_units=arguments.compute_units,
+            function=arguments.function,
             emulate=arguments.emulate,
             timeout=arguments.timeout,
             force=arguments.force,

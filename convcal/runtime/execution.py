@@ -3,13 +3,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping, MutableMapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convcal.errors import RunnerError, UnavailableError
 from convcal.runtime.translation import translate
+from convcal.runtime.translation.parameters import static_shape
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -61,6 +62,7 @@ class ExecutableProgram:
         self._where = where
         self._translation = translate(program, outputs=outputs, faults=faults)
         self._inputs = {value.name: value for value in program.inputs}
+        self._states = {value.name: value for value in program.states}
         self._values = {value.name: value for value in _values(program)}
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # fatal only: failures come as exceptions
@@ -83,13 +85,21 @@ class ExecutableProgram:
         """What runs, and what there is to say about it."""
         return self._translation
 
-    def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(
+        self,
+        tensors: Mapping[str, NDArray[Any]],
+        *,
+        states: MutableMapping[str, NDArray[Any]] | None = None,
+    ) -> dict[str, NDArray[Any]]:
         """Run once.
 
         Parameters
         ----------
         tensors : mapping of str to ndarray
             One per input of the program; they are rounded to its dtype.
+        states : mutable mapping of str to ndarray, optional
+            What the program keeps, in its dtypes, fp16 as float32; what is not in there is zero.
+            The run updates it, unless it fails. By default every state begins with zeros.
 
         Returns
         -------
@@ -105,14 +115,19 @@ class ExecutableProgram:
             tensor: _as_fed(tensors[name], self._inputs[name].dtype)
             for name, tensor in self._translation.inputs.items()
         }
+        kept = {} if states is None else states
+        for name, (before, _) in self._translation.states.items():
+            feeds[before] = kept[name] if name in kept else _zeros(self._states[name])
         names = self._translation.outputs
+        after = [tensor for _, tensor in self._translation.states.values()]
         try:
-            results = self._session.run(list(names.values()), feeds)
+            results = self._session.run([*names.values(), *after], feeds)
         except Exception as error:  # ONNX Runtime's own exceptions have no common public class
             raise RunnerError(f"ONNX Runtime failed on {self._where}: {error}") from error
-        found = dict(zip(names, results, strict=True))
+        found = dict(zip(names, results[: len(names)], strict=True))
         for name, array in found.items():
             _check_shape(array.shape, self._values[name])
+        kept.update(zip(self._translation.states, results[len(names) :], strict=True))
         with np.errstate(over="ignore"):  # fp16 values are representable, or infinite, already
             return {
                 name: array.astype(self._values[name].dtype, copy=False)
@@ -141,7 +156,8 @@ def load_onnxruntime() -> Any:
 
 def _values(program: Program) -> list[Value]:
     made = [value for operation in program.operations for value in operation.outputs]
-    return [*program.inputs, *made, *program.outputs]  # an output may be a constant
+    # An output may be a constant.
+    return [*program.inputs, *program.states, *made, *program.outputs]
 
 
 def _check_shape(shape: tuple[int, ...], value: Value) -> None:
@@ -154,6 +170,10 @@ def _check_shape(shape: tuple[int, ...], value: Value) -> None:
             f"the tensor '{value.name}' came out in the shape {shape}, the program says "
             f"{value.shape}; please report this with the package"
         )
+
+
+def _zeros(state: Value) -> NDArray[Any]:
+    return _as_fed(np.zeros(static_shape(state)), state.dtype)
 
 
 def _as_fed(tensor: NDArray[Any], dtype: str) -> NDArray[Any]:

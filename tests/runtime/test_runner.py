@@ -23,8 +23,8 @@ class StandIn:
     )
     provenance = {"runtime": "coreml"}  # noqa: RUF012 - never changed
 
-    def __init__(self, path, *, compute_units, timeout):
-        self.made_with = (path, compute_units, timeout)
+    def __init__(self, path, *, compute_units, function, timeout):
+        self.made_with = (path, compute_units, function, timeout)
 
     def run(self, _):
         return {"y": np.array([[[1, 2]]], np.float32)}
@@ -40,8 +40,10 @@ def on_a_mac(monkeypatch):
 
 
 def test_auto_is_core_ml_on_a_mac(on_a_mac):
-    runner = open_runner("some.mlpackage", compute_units="cpu-and-ne", timeout=7.0)
-    assert runner.made_with == ("some.mlpackage", "cpu-and-ne", 7.0)
+    runner = open_runner(
+        "some.mlpackage", compute_units="cpu-and-ne", function="large", timeout=7.0
+    )
+    assert runner.made_with == ("some.mlpackage", "cpu-and-ne", "large", 7.0)
 
 
 def test_auto_is_the_reference_runtime_elsewhere(monkeypatch):
