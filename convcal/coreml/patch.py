@@ -16,8 +16,8 @@ How the operations carry out ``convcal.arithmetic``, and why so:
   then, so one ``pad`` for both axes is exact.
 * On the Neural Engines of A14, M1 and M2 a slice that does not begin at 0 along the width saturates
   values beyond about 4094. The Neural Engine computes float16 only, so float32 arithmetic (the
-  default) never meets this. In float16 such a slice is taken along the height, between two
-  transpositions: exact for every value. A one-hot ``conv`` would do without a slice, but makes
+  default) never meets this. In float16 such a slice is taken along the height, of a view or between
+  two transpositions: exact for every value. A one-hot ``conv`` would do without a slice, but makes
   NaN of the neighbours of an infinity and loses the sign of zero.
 * A scale, on request only, is ``gather`` once per tap with constant indices, times a constant
   weight per position, and summed: the arithmetic of the post-processor, bit for bit, for `n_taps`
@@ -397,32 +397,17 @@ def _move(operations: OperationList, x: Tensor, filters: Mapping[int, AxisFilter
     if any(pad != (0, 0) for pad in pads):
         x = operations.pad_edges(x, pads=pads)
     if x.shape != tuple(shape):
-        x = _crop(operations, x, begin, tuple(shape))
+        x = operations.crop_ends(
+            x,
+            amounts=[
+                (first, length - first - size)
+                for first, length, size in zip(begin, x.shape, shape, strict=True)
+            ],
+        )
     for axis, item in filters.items():
         if not item.is_whole:
             x = operations.filter_axis(x, axis=axis, taps=item.taps)
     return x
-
-
-def _crop(operations: OperationList, x: Tensor, begin: list[int], shape: tuple[int, ...]) -> Tensor:
-    """Crop; in float16 never along the width from another position than 0."""
-    if x.dtype == "float32" or begin[-1] == 0:
-        return operations.crop(x, begin=begin, shape=shape)
-    rank = len(shape)
-    if rank == 1:
-        column = operations.reshape(x, shape=(*x.shape, 1))
-        return operations.reshape(
-            operations.crop(column, begin=[*begin, 0], shape=(*shape, 1)), shape=shape
-        )
-    if x.shape[:-1] != shape[:-1]:
-        x = operations.crop(x, begin=[*begin[:-1], 0], shape=(*shape[:-1], x.shape[-1]))
-    swap = [*range(rank - 2), rank - 1, rank - 2]
-    turned = operations.crop(
-        operations.transpose(x, permutation=swap),
-        begin=[0] * (rank - 2) + [begin[-1], 0],
-        shape=tuple(shape[axis] for axis in swap),
-    )
-    return operations.transpose(turned, permutation=swap)
 
 
 def _resample(operations: OperationList, x: Tensor, axis: int, resampling: Resampling) -> Tensor:
