@@ -45,6 +45,14 @@ class Feature:
     colour: str | None = None
     layout: str = ""
 
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        """The shape of the tensor that the program sees for an array of this shape."""
+        if self.kind == "tensor":
+            return self.shape
+        channels = self.shape[2] if len(self.shape) == 3 else 1
+        return (1, channels, *self.shape[:2])
+
     def __str__(self) -> str:
         size = "x".join(str(length) for length in self.shape) or "scalar"
         details = [f"{self.colour} image" if self.kind == "image" else "", self.dtype, size]

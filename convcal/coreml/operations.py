@@ -18,13 +18,13 @@ from convcal.coreml.describe import UNKNOWN_LENGTH
 from convcal.errors import UnsupportedModelError
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping, Sequence
+    from collections.abc import Iterator, Mapping, Sequence
 
     from numpy.typing import NDArray
 
     from convcal.coreml.weights import WeightTail
 
-__all__ = ["LargeConstants", "OperationList", "Tensor"]
+__all__ = ["LargeConstants", "OperationList", "Tensor", "all_names", "unique_name"]
 
 _DATA_TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int32": "INT32", "bool": "BOOL"}
 _CAST_NAMES = {"float32": "fp32", "float16": "fp16"}
@@ -296,7 +296,8 @@ class OperationList:
         for parameter, value in (constants or {}).items():
             given[parameter] = [self._constant(f"{names[0]}_{parameter}", value)]
         for parameter in (*without, *given):
-            copy.inputs.pop(parameter, None)
+            if parameter in copy.inputs:
+                del copy.inputs[parameter]
         for parameter, each in given.items():
             for name in each:
                 copy.inputs[parameter].arguments.add(name=name)
@@ -457,6 +458,25 @@ def unique_name(name: str, taken: set[str]) -> str:
         candidate = f"{name}_{number}"
     taken.add(candidate)
     return candidate
+
+
+def all_names(program: Any) -> Iterator[str]:
+    """Give every name that a program uses, for tensors and for operations; some come twice."""
+    for function in program.functions.values():
+        yield from (value.name for value in function.inputs)
+        for block in function.block_specializations.values():
+            yield from _names_in(block)
+
+
+def _names_in(block: Any) -> Iterator[str]:
+    yield from block.outputs
+    for operation in block.operations:
+        yield from (value.name for value in operation.outputs)
+        if "name" in operation.attributes:  # reading a missing key would add it
+            yield from operation.attributes["name"].immediateValue.tensor.strings.values
+        for inner in operation.blocks:
+            yield from (value.name for value in inner.inputs)
+            yield from _names_in(inner)
 
 
 def _longer(length: int, by: int) -> int:

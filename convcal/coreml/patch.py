@@ -47,13 +47,13 @@ from convcal.coreml.describe import (
     tensor_dtype,
     tensor_shape,
 )
-from convcal.coreml.operations import OperationList, Tensor, unique_name
+from convcal.coreml.operations import OperationList, Tensor, all_names, unique_name
 from convcal.correction import Correction, Precision
 from convcal.errors import InputError, UnsupportedModelError
 from convcal.filters import AxisFilter, SincFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from convcal.coreml.package import Package
 
@@ -117,7 +117,7 @@ def append_corrections(
     model, _ = load_message_types()
     spec = model.Model()
     spec.CopyFrom(package.spec)
-    taken = set(_all_names(spec.mlProgram))
+    taken = set(all_names(spec.mlProgram))
     uncorrected = {name: unique_name(f"{name}__uncorrected", taken) for name in active}
     for output, correction in active.items():
         for function_name, function in spec.mlProgram.functions.items():
@@ -448,21 +448,3 @@ def _rename_arguments(operation: Any, old: str, new: str, *, where: str) -> None
         inner.outputs[:] = [new if name == old else name for name in inner.outputs]
         for item in inner.operations:
             _rename_arguments(item, old, new, where=where)
-
-
-def _all_names(program: Any) -> Iterator[str]:
-    for function in program.functions.values():
-        yield from (value.name for value in function.inputs)
-        for block in function.block_specializations.values():
-            yield from _names_in(block)
-
-
-def _names_in(block: Any) -> Iterator[str]:
-    yield from block.outputs
-    for operation in block.operations:
-        yield from (value.name for value in operation.outputs)
-        if "name" in operation.attributes:  # reading a missing key would add it
-            yield from operation.attributes["name"].immediateValue.tensor.strings.values
-        for inner in operation.blocks:
-            yield from (value.name for value in inner.inputs)
-            yield from _names_in(inner)

@@ -197,6 +197,11 @@ class WeightTail:
         self._end = self._size
         self._n_blobs = 0
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be appended."""
+        return not self._parts
+
     def append(self, array: NDArray[Any]) -> int:
         """Add an array of float16 or float32, in C order; give the offset of its record."""
         data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
