@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Which part of the un-cropped result a ``conv_transpose`` keeps: what MIL says, and leaves open."""
+"""Which part of the un-cropped result a ``conv_transpose`` keeps, where MIL leaves it open too."""
 
 from __future__ import annotations
 

@@ -281,8 +281,8 @@ def _phase_weight(
     spread[tuple(places)] = np.moveaxis(weight, (0, 1, 2), (-3, -2, -1))
     phases, taps = range(0, 2 * rank, 2), range(1, 2 * rank, 2)
     ordered = spread.transpose(2 * rank, 2 * rank + 1, *phases, 2 * rank + 2, *taps)
-    n_taps = [each[2] for each in by_phase]
-    return np.ascontiguousarray(ordered.reshape(groups * n_out * stride**rank, n_in, *n_taps))
+    kernel = [n_taps for _, _, n_taps in by_phase]
+    return np.ascontiguousarray(ordered.reshape(groups * n_out * stride**rank, n_in, *kernel))
 
 
 def _interleaved(operations: OperationList, y: Tensor, *, n_axes: int, stride: int) -> Tensor:

@@ -66,7 +66,7 @@ class Finding:
 
 @dataclass(frozen=True)
 class Inspection:
-    """What was found in a package; true where nothing was.
+    """What was found in a package; true where no fault was, though there may be risks.
 
     Parameters
     ----------
@@ -83,7 +83,20 @@ class Inspection:
     undecided: tuple[str, ...] = ()
 
     def __bool__(self) -> bool:
-        return not self.findings
+        return not self.faults
+
+    @property
+    def faults(self) -> tuple[Finding, ...]:
+        """The findings that show whatever the data are."""
+        return tuple(finding for finding in self.findings if finding.rule.level == "fault")
+
+    @property
+    def strategies(self) -> tuple[str, ...]:
+        """The strategies of `convcal.rewrite` that cure every fault that any cures."""
+        curable = [finding.rule.strategies for finding in self.faults if finding.rule.strategies]
+        if not curable:
+            return ()
+        return tuple(each for each in curable[0] if all(each in other for other in curable))
 
     def to_dict(self) -> dict[str, Any]:
         """Give the inspection JSON-ready."""

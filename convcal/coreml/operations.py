@@ -162,12 +162,16 @@ class OperationList:
             *x.shape[:n_kept],
             *(_longer(n, sum(p)) for n, p in zip(x.shape[n_kept:], pads, strict=True)),
         ]
-        constants = {
-            "pad": _integers([width for pair in pads for width in pair]),
-            "mode": "constant",
-            "constant_val": np.zeros((), x.dtype),
-        }
-        return self._append("pad", x, tuple(shape), constants=constants)
+        return self._append(
+            "pad",
+            x,
+            tuple(shape),
+            constants={
+                "pad": _integers([width for pair in pads for width in pair]),
+                "mode": "constant",
+                "constant_val": np.zeros((), x.dtype),
+            },
+        )
 
     def crop_ends(self, x: Tensor, *, amounts: Sequence[tuple[int, int]]) -> Tensor:
         """Leave out positions in front and at the back of each axis, of any length.

@@ -24,6 +24,7 @@ from convcal.coreml.operations import LargeConstants, OperationList, Tensor, all
 from convcal.coreml.program import Value
 from convcal.coreml.weights import WeightTail, blob_values
 from convcal.errors import InputError, UnsupportedModelError
+from convcal.words import STRATEGIES
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -91,7 +92,7 @@ def rewrite_operations(
     package : Package
         It is not changed.
     strategy : str
-        One of `convcal.coreml.cures.BUILDERS`.
+        One of `convcal.words.STRATEGIES`.
     at : sequence of str
         Operations, by their names or those of tensors that they make, in every function that has
         them; by default all that `inspect` names and the strategy cures.
@@ -109,8 +110,10 @@ def rewrite_operations(
     UnsupportedModelError
         If one of `at` cannot be rewritten in this way, with its reason.
     """
-    if strategy not in BUILDERS:
-        raise InputError(f"there is no strategy '{strategy}'; choose one of {', '.join(BUILDERS)}")
+    if strategy not in STRATEGIES:
+        raise InputError(
+            f"there is no strategy '{strategy}'; choose one of {', '.join(STRATEGIES)}"
+        )
     if weights_from is not None and strategy != "fp32-island":
         raise InputError(
             f"'{strategy}' keeps the weights of the model; weights of an fp32 package "
@@ -248,9 +251,7 @@ class _Surgeon:
                     f"the new tensor would be {result.dtype} of shape {result.shape}, and the old "
                     f"one is {old.dtype} of shape {old.shape}"
                 )
-        names = {
-            result.name: old.name for result, old in zip(results, site.results, strict=True)
-        }
+        names = {result.name: old.name for result, old in zip(results, site.results, strict=True)}
         for each in operations.messages:
             for value in each.outputs:
                 value.name = names.get(value.name, value.name)
@@ -268,16 +269,18 @@ class _Surgeon:
         name = operation.outputs[0].name
         block = self.places.get(name)
         for index, message in enumerate(() if block is None else block.operations):
-            if message.outputs and message.outputs[0].name == name:
-                if message.type == operation.type:
-                    return block, index, message
+            makes_it = bool(message.outputs) and message.outputs[0].name == name
+            if makes_it and message.type == operation.type:
+                return block, index, message
         raise UnsupportedModelError("the package does not hold it under the name of its tensor")
 
     def _check(self, operation: Operation, message: Any) -> None:
         """Refuse what the messages leave open: a name made twice, an input without a name."""
         named = [value.name for value in message.outputs]
         for argument in message.inputs.values():
-            named += [each.name for each in argument.arguments if each.WhichOneof("binding") == "name"]
+            named += [
+                each.name for each in argument.arguments if each.WhichOneof("binding") == "name"
+            ]
         for name in named:
             if self.counts[name] != 1 or name not in self.tensors:
                 raise UnsupportedModelError(

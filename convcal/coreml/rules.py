@@ -54,7 +54,7 @@ class Rule:
     cure : str
         What to do.
     strategies : tuple of str
-        Those of `convcal.rewrite` that cure it, the cheapest first.
+        Those of `convcal.rewrite` that cure it, the smallest change first.
     """
 
     fault: str

@@ -11,7 +11,6 @@ https://github.com/apple/coremltools.
 from __future__ import annotations
 
 import math
-import os
 import struct
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -21,6 +20,7 @@ import numpy as np
 from convcal.errors import InputError, UnsupportedModelError
 
 if TYPE_CHECKING:
+    import os
     from collections.abc import Iterator
 
     from numpy.typing import NDArray
@@ -192,7 +192,7 @@ class WeightTail:
 
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self._file = WeightFile(path)
-        self._size = os.stat(path).st_size
+        self._size = self._file.content.size
         self._parts: list[bytes] = []
         self._end = self._size
         self._n_blobs = 0

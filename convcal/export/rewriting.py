@@ -43,9 +43,9 @@ REWRITE_KEY = "convcal.rewrite"
 
 _VERSION = 1
 _SEED = 0
-# Of the largest value of an operation's result: four times the rounding of its dtype, 2**-11 and
-# 2**-24, since sums are added up in another order, and the weights of an fp32 package are not
-# those that were rounded.
+# Of the largest value of an operation's result. In fp16 four times its rounding of 2**-11, since
+# the weights of an fp32 package are not those that were rounded; in fp32 far more than the order
+# of the sums explains, and far less than a tensor at the wrong place.
 _TOLERANCES = {"float16": 2.0**-9, "float32": 2.0**-16}
 # Of the size of a network's output: rounding that falls the other way in one operation grows in
 # those behind it, to a few tenths of a per cent in deep networks, where a tensor at the wrong
