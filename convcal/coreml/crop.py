@@ -72,6 +72,12 @@ def crop_of(operation: Operation) -> Crop:
     rank = len(kernel)
     strides = operation.integers("strides") or (1,) * rank
     dilations = operation.integers("dilations") or (1,) * rank
+    for name, values in (("x", lengths), ("strides", strides), ("dilations", dilations)):
+        if len(values) != rank or min(values, default=1) < 1:
+            raise UnsupportedModelError(
+                f"'{name}' has {values} along the spatial axes, and {rank} numbers of at least 1 "
+                "belong there"
+            )
     full = tuple(
         (length - 1) * stride + (taps - 1) * dilation + 1
         for length, stride, taps, dilation in zip(lengths, strides, kernel, dilations, strict=True)
@@ -81,6 +87,10 @@ def crop_of(operation: Operation) -> Crop:
     natural = full
     if pad_type == "custom":
         pads = operation.integers("pad") or (0,) * (2 * rank)
+        if len(pads) != 2 * rank or min(pads) < 0:
+            raise UnsupportedModelError(
+                f"'pad' is {pads}, and {2 * rank} numbers of at least 0 belong there"
+            )
         fronts, backs = pads[0::2], pads[1::2]
         natural = tuple(f - p - q for f, p, q in zip(full, fronts, backs, strict=True))
     elif pad_type in ("same", "same_lower"):
@@ -90,6 +100,11 @@ def crop_of(operation: Operation) -> Crop:
 
     shape = operation.integers("output_shape")
     size = natural if shape is None else shape[2:]
+    if len(size) != rank or min(size, default=1) < 1:
+        raise UnsupportedModelError(
+            f"the result has {size} positions along the spatial axes, and {rank} numbers of at "
+            "least 1 belong there"
+        )
     surplus = tuple(max(0, f - n) for f, n in zip(full, size, strict=True))
     if pad_type == "custom":
         begin = fronts

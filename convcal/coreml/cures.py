@@ -137,9 +137,12 @@ def _bias(operation: Operation) -> NDArray[Any] | None:
 def _grouped_weight(operation: Operation, axes: Sequence[_Axis]) -> NDArray[Any]:
     """Give the weights as (group, output channel, input channel, kernel…)."""
     weight = operation.constant("weight")
-    if weight is None:
-        raise UnsupportedModelError("it has no weights")
     groups = _groups(operation)
+    n_in = static_shape(operation.tensor("x"))[1]
+    if weight is None or groups < 1 or weight.shape[0] != n_in or n_in % groups:
+        raise UnsupportedModelError(
+            f"its weights do not fit {n_in} input channels in {groups} groups"
+        )
     by_group = weight.reshape(groups, -1, weight.shape[1], *(axis.taps for axis in axes))
     return np.swapaxes(by_group, 1, 2)
 

@@ -78,6 +78,8 @@ class OperationList:
     ----------
     messages : list of MIL_pb2.Operation
         What was built.
+    tensors : list of Tensor
+        What the operations make, constants left out.
     """
 
     def __init__(
@@ -89,6 +91,7 @@ class OperationList:
         file: LargeConstants | None = None,
     ) -> None:
         self.messages: list[Any] = []
+        self.tensors: list[Tensor] = []
         self._file = file
         # Of iOS 17 and later; ONNX Runtime found it required there, whatever MIL's documentation
         # says (microsoft/onnxruntime pull request 28478), and earlier sets do not know it.
@@ -311,6 +314,7 @@ class OperationList:
             copy.outputs.add(name=tensor.name, type=self._type(tensor.dtype, tensor.shape))
         copy.attributes["name"].CopyFrom(self._value(names[0]))
         self.messages.append(copy)
+        self.tensors += made
         return made
 
     def constant(self, name: str, values: NDArray[Any]) -> str:
@@ -394,6 +398,7 @@ class OperationList:
         operation.outputs.add(name=result.name, type=self._type(result.dtype, result.shape))
         operation.attributes["name"].CopyFrom(self._value(result.name))
         self.messages.append(operation)
+        self.tensors.append(result)
         return result
 
     def _constant(self, name: str, value: NDArray[Any] | str) -> str:

@@ -9,6 +9,7 @@ of the iOS 15 set, so that the specification version stays.
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -35,6 +36,8 @@ if TYPE_CHECKING:
 __all__ = ["Replacement", "Surgery", "rewrite_operations"]
 
 _MOST_NAMES = 12
+# 1 GiB of fp32: more than a phone has for a tensor, and little enough to check on any machine.
+_MOST_VALUES = 1 << 28
 
 
 @dataclass(frozen=True)
@@ -245,6 +248,12 @@ class _Surgeon:
         )
         site = Site(operation, message, self.tensors, weights)
         results = BUILDERS[strategy](operations, site)
+        for tensor in (*site.results, *operations.tensors):
+            if (n_values := math.prod(map(abs, tensor.shape))) > _MOST_VALUES:
+                raise UnsupportedModelError(
+                    f"'{tensor.name}' would have {n_values} values, and at most {_MOST_VALUES} "
+                    "are handled"
+                )
         for result, old in zip(results, site.results, strict=True):
             if (result.shape, result.dtype) != (old.shape, old.dtype):
                 raise UnsupportedModelError(

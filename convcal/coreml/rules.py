@@ -135,7 +135,7 @@ def _tail(operation: Operation) -> str | None:
 def _long_kernel(operation: Operation) -> str | None:
     kernel = static_shape(operation.tensor("weight"))[2:]
     strides = operation.integers("strides") or (1,)
-    if max(kernel) < 8 and max(strides) < 16:
+    if max(kernel, default=1) < 8 and max(strides) < 16:
         return None
     return f"kernel {_per_axis(kernel)}, strides {_per_axis(strides)}"
 

@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import json
+import math
 import os
 import warnings
 from collections.abc import Iterator, Sequence
@@ -43,6 +44,8 @@ REWRITE_KEY = "convcal.rewrite"
 
 _VERSION = 1
 _SEED = 0
+# 1 GiB of fp32.
+_MOST_VALUES = 1 << 28
 # Of the largest value of an operation's result. In fp16 four times its rounding of 2**-11, since
 # the weights of an fp32 package are not those that were rounded; in fp32 far more than the order
 # of the sums explains, and far less than a tensor at the wrong place.
@@ -376,6 +379,7 @@ def _compare_networks(original: Package, written: Package, function: str) -> Non
     runs = []
     sample: dict[str, NDArray[Any]] = {}
     try:
+        _check_size(load_default(original, function))
         for package in (original, written):
             with warnings.catch_warnings():
                 warnings.simplefilter("ignore", ConvcalWarning)  # known of the original, or cured
@@ -395,6 +399,15 @@ def _compare_networks(original: Package, written: Package, function: str) -> Non
         return
     for name, expected in runs[0].items():
         _compare_outputs(name, expected, runs[1][name])
+
+
+def _check_size(program: Program) -> None:
+    """Refuse to run what declares tensors that no device has room for."""
+    for operation, _ in walk_operations(program):
+        for value in operation.outputs:
+            n_values = math.prod(length or 1 for length in value.shape)
+            if n_values > _MOST_VALUES:
+                raise UnsupportedModelError(f"'{value.name}' has {n_values} values")
 
 
 def _compare_outputs(name: str, expected: NDArray[Any], found: NDArray[Any]) -> None:
