@@ -7,7 +7,7 @@ import json
 import math
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +16,7 @@ import numpy as np
 
 import convcal
 from convcal.coreml.costs import Cost, cost_of
+from convcal.coreml.crop import crop_of
 from convcal.coreml.describe import describe
 from convcal.coreml.inspection import load_default, walk_operations
 from convcal.coreml.package import Package, read_package
@@ -25,6 +26,7 @@ from convcal.errors import (
     ConvcalError,
     ConvcalWarning,
     InputError,
+    RunnerError,
     SelfCheckError,
     UnsupportedModelError,
 )
@@ -169,8 +171,8 @@ def rewrite(
     InputError
         If the package or an argument cannot be used.
     UnsupportedModelError
-        If the package is no ML Program, or an operation cannot be rewritten in this way; the
-        message names it and says why.
+        If the package is no ML Program, or an operation cannot be rewritten in this way, or not
+        be checked; the message names it and says why.
     OutputExistsError, WriteError
         If the target exists or cannot be written.
     UnavailableError
@@ -203,6 +205,8 @@ def rewrite(
     def check(folder: Path) -> None:
         try:
             operations.extend(_checked(original, changed, surgery.replacements, folder))
+        except UnsupportedModelError:  # it could not be checked
+            raise
         except ConvcalError as error:
             raise SelfCheckError(
                 f"the rewritten package did not pass its own check and was not kept: {error}; "
@@ -259,7 +263,10 @@ def _record(
 def _checked(
     original: Package, changed: Package, replacements: Sequence[Replacement], folder: Path
 ) -> Iterator[RewrittenOperation]:
-    """Read the written package back, compare it with the old one, and give what it costs."""
+    """Read the written package back, compare it with the old one, and give what it costs.
+
+    Every operation is compared by itself or, where that cannot be, as a part of its network.
+    """
     written = read_package(folder)
     if written.serialize() != changed.serialize():
         raise InputError("the specification does not read back as it was written")
@@ -267,12 +274,17 @@ def _checked(
         raise InputError("the weights do not read back as they were written")
     for function in sorted({each.function for each in replacements}):
         _compare_description(original, written, function)
-        old = load_default(original, function)
-        new = load_default(written, function)
+        old, new = (load_default(package, function) for package in (original, written))
+        reason = _compare_networks(original, written, function)
         for each in replacements:
             if each.function == function:
-                yield _compare_operation(each, old, new)
-        _compare_networks(original, written, function)
+                yield _compare_operation(each, old, new, is_compared=reason is None)
+        if reason is not None:
+            warnings.warn(
+                f"operations were compared one by one, but not the whole network: {reason}",
+                ConvcalWarning,
+                stacklevel=2,
+            )
 
 
 def _compare_description(original: Package, written: Package, function: str) -> None:
@@ -282,17 +294,32 @@ def _compare_description(original: Package, written: Package, function: str) -> 
             raise InputError(f"the output {feature} is not the one of the original")
 
 
-def _compare_operation(each: Replacement, old: Program, new: Program) -> RewrittenOperation:
-    """Run an operation and what took its place on the same random inputs."""
+def _compare_operation(
+    each: Replacement, old: Program, new: Program, *, is_compared: bool
+) -> RewrittenOperation:
+    """Run an operation and what took its place on the same random inputs.
+
+    Raises
+    ------
+    InputError
+        If the results differ.
+    UnsupportedModelError
+        If it cannot be run by itself, and its network was not compared either.
+    """
     before = _within(old, {value.name for value in each.old.outputs})
     after = _within(new, each.tensors)
     difference: float | None = None
     try:
-        difference = _largest_difference(before, after)
-    except UnsupportedModelError as error:
-        warnings.warn(
-            f"the {each.old} could not be checked alone: {error}", ConvcalWarning, stacklevel=2
-        )
+        _check_size(before)
+        sample = _sample(_inputs(before))
+        results = _run_part(before, before, sample)
+    except (UnsupportedModelError, RunnerError) as error:
+        if not is_compared:
+            raise UnsupportedModelError(
+                f"whether the {each.old} can be rewritten cannot be checked: {error}"
+            ) from error
+    else:
+        difference = _largest_difference(results, _run_part(after, before, sample))
     return RewrittenOperation(
         each.function,
         each.old.name,
@@ -312,40 +339,38 @@ def _within(program: Program, tensors: frozenset[str] | set[str]) -> list[Operat
     ]
 
 
-def _largest_difference(before: Sequence[Operation], after: Sequence[Operation]) -> float:
-    """Give the largest difference of the results, of their largest value.
+def _run_part(
+    part: Sequence[Operation], original: Sequence[Operation], sample: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    """Run operations; give the floating-point tensors that the original ones give."""
+    names = [value.name for each in original for value in each.outputs]
+    outputs = tuple(_made(part, name) for name in names)
+    floats = tuple(value for value in outputs if value.dtype in _TOLERANCES)
+    return ExecutableProgram(Program(_inputs(part), floats, tuple(part))).run(sample)
 
-    Raises
-    ------
-    InputError
-        If it is more than the order of sums explains.
-    UnsupportedModelError
-        If a shape is open, or the reference runtime does not have the operation.
-    """
-    (operation,) = before
-    inputs = _inputs(before)
-    generator = np.random.default_rng(_SEED)
-    sample = {value.name: _random(value, generator) for value in inputs}
-    outputs = tuple(value for value in operation.outputs if value.dtype in _TOLERANCES)
-    old, new = (
-        ExecutableProgram(
-            Program(_inputs(part), tuple(_made(part, value.name) for value in outputs), tuple(part))
-        ).run(sample)
-        for part in (before, after)
-    )
+
+def _largest_difference(
+    expected: Mapping[str, NDArray[Any]], found: Mapping[str, NDArray[Any]]
+) -> float:
+    """Give the largest difference, as a part of the largest value; refuse more than rounding."""
     largest = 0.0
-    for value in outputs:
-        expected, found = (result[value.name].astype(np.float64) for result in (old, new))
-        finite = np.isfinite(expected)
-        size = float(np.abs(expected[finite]).max(initial=0.0))
-        difference = float(np.abs(found[finite] - expected[finite]).max(initial=0.0))
-        if not difference <= _TOLERANCES[value.dtype] * size:
+    for name, array in expected.items():
+        old, new = array.astype(np.float64), found[name].astype(np.float64)
+        finite = np.isfinite(old)
+        size = float(np.abs(old[finite]).max(initial=0.0))
+        difference = float(np.abs(new[finite] - old[finite]).max(initial=0.0))
+        if not difference <= _TOLERANCES[array.dtype.name] * size:
             raise InputError(
-                f"'{value.name}' differs by {difference:.3g} from that of the original, where the "
+                f"'{name}' differs by {difference:.3g} from that of the original, where the "
                 f"largest value is {size:.3g}, on random inputs"
             )
         largest = max(largest, difference / size if size else 0.0)
     return largest
+
+
+def _sample(values: Sequence[Value]) -> dict[str, NDArray[Any]]:
+    generator = np.random.default_rng(_SEED)
+    return {value.name: _random(value, generator) for value in values}
 
 
 def _made(part: Sequence[Operation], name: str) -> Value:
@@ -374,40 +399,41 @@ def _random(value: Value, generator: np.random.Generator) -> NDArray[Any]:
     return np.zeros(shape, value.dtype)  # indices and conditions: valid everywhere
 
 
-def _compare_networks(original: Package, written: Package, function: str) -> None:
-    """Run one function of both packages on the same random inputs."""
-    runs = []
-    sample: dict[str, NDArray[Any]] = {}
+def _compare_networks(original: Package, written: Package, function: str) -> str | None:
+    """Run one function of both packages on the same random inputs; or say why that cannot be."""
+    sample = {}
     try:
-        _check_size(load_default(original, function))
-        for package in (original, written):
-            with warnings.catch_warnings():
-                warnings.simplefilter("ignore", ConvcalWarning)  # known of the original, or cured
-                with ReferenceRunner(_with_default(package, function)) as runner:
-                    generator = np.random.default_rng(_SEED)
-                    sample = {
-                        feature.name: _random_input(feature, generator)
-                        for feature in runner.description.inputs
-                    }
-                    runs.append(runner.run(sample))
-    except UnsupportedModelError as error:
-        warnings.warn(
-            f"the operations were checked, but not the whole network: {error}",
-            ConvcalWarning,
-            stacklevel=2,
-        )
-        return
-    for name, expected in runs[0].items():
-        _compare_outputs(name, expected, runs[1][name])
+        _check_size(each for each, _ in walk_operations(load_default(original, function)))
+        generator = np.random.default_rng(_SEED)
+        for feature in describe(original, function=function).inputs:
+            sample[feature.name] = _random_input(feature, generator)
+        expected = _run_network(original, function, sample)
+    except (UnsupportedModelError, RunnerError) as error:
+        return str(error)
+    for name, found in _run_network(written, function, sample).items():
+        _compare_outputs(name, expected[name], found)
+    return None
 
 
-def _check_size(program: Program) -> None:
-    """Refuse to run what declares tensors that no device has room for."""
-    for operation, _ in walk_operations(program):
-        for value in operation.outputs:
-            n_values = math.prod(length or 1 for length in value.shape)
+def _run_network(
+    package: Package, function: str, sample: Mapping[str, NDArray[Any]]
+) -> dict[str, NDArray[Any]]:
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", ConvcalWarning)  # known of the original, or cured
+        with ReferenceRunner(_with_default(package, function)) as runner:
+            return runner.run(sample)
+
+
+def _check_size(operations: Iterable[Operation]) -> None:
+    """Refuse to run what makes tensors that no device has room for."""
+    for operation in operations:
+        sizes = {value.name: math.prod(n or 1 for n in value.shape) for value in operation.outputs}
+        if operation.type == "conv_transpose":
+            channels = math.prod(n or 1 for n in operation.outputs[0].shape[:2])
+            sizes["its un-cropped result"] = channels * math.prod(crop_of(operation).full)
+        for name, n_values in sizes.items():
             if n_values > _MOST_VALUES:
-                raise UnsupportedModelError(f"'{value.name}' has {n_values} values")
+                raise UnsupportedModelError(f"the {operation} makes {n_values} values: {name}")
 
 
 def _compare_outputs(name: str, expected: NDArray[Any], found: NDArray[Any]) -> None:
