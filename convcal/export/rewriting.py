@@ -316,7 +316,7 @@ def _compare_operation(
     except (UnsupportedModelError, RunnerError) as error:
         if not is_compared:
             raise UnsupportedModelError(
-                f"whether the {each.old} can be rewritten cannot be checked: {error}"
+                f"the {each.old} could not be checked, and was not rewritten: {error}"
             ) from error
     else:
         difference = _largest_difference(results, _run_part(after, before, sample))
