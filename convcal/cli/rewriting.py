@@ -52,8 +52,8 @@ def add_rewrite(verbs: Verbs) -> None:
         action="extend",
         default=[],
         metavar="NAME",
-        help="operations, or tensors that they make (default: all that 'convcal inspect' names "
-        "and the strategy cures)",
+        help="operations, or tensors that they make; * and ? stand for any characters, for one "
+        "(default: all that 'convcal inspect' names and the strategy cures)",
     )
     parser.add_argument(
         "--weights-from",

@@ -20,14 +20,15 @@ of it are exact in exact arithmetic, each axis alone:
 In the last two the crop in front lies in the pads and the phases, so that nothing is ever sliced
 but a rest at the back. ``OperationList.crop_ends`` slices on the axis that no fault touches.
 
-``fp32-island`` casts what an operation takes to fp32 and what it gives back to fp16. The Neural
-Engine computes in fp16 only, so that the operation runs elsewhere.
+``fp32-island`` casts what an operation takes to fp32 and what it gives back to fp16. What one
+island gives another takes as it is, not rounded. The Neural Engine computes in fp16 only, so that
+the operation runs elsewhere.
 """
 
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Mapping, MutableMapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
 
     from convcal.coreml.program import Operation
 
-__all__ = ["BUILDERS", "Site"]
+__all__ = ["BUILDERS", "Site", "is_candidate"]
 
 # 1 GiB of fp32; more than any transposed convolution that runs on a phone.
 _MOST_WEIGHTS = 1 << 28
@@ -65,12 +66,16 @@ class Site:
         By name all tensors of the function, as the messages type them.
     weights : mapping of str to ndarray
         By parameter constants in fp32 that take the place of its own, for ``fp32-island``.
+    wide : mapping of str to str
+        By the name of an fp16 tensor that of the fp32 tensor that it was rounded from, where an
+        island gives it; ``fp32-island`` takes that one and adds those that it makes.
     """
 
     operation: Operation
     message: Any
     tensors: Mapping[str, Tensor]
     weights: Mapping[str, NDArray[Any]]
+    wide: MutableMapping[str, str]
 
     def input(self, parameter: str) -> Tensor:
         """Give the tensor that a parameter names."""
@@ -325,19 +330,13 @@ def _check_size(n_weights: int) -> None:
         )
 
 
-# Their results are fp16 by parameter or by the state they read, or they are not one operation.
-_NO_ISLANDS = ("cast", "classify", "identity")
-
-
 def fp32_island(operations: OperationList, site: Site) -> list[Tensor]:
     """Build the operation in fp32, casts around it; constants in fp16 are widened."""
     operation, message = site.operation, site.message
-    if not any(tensor.dtype == "float16" for tensor in site.results):
-        raise UnsupportedModelError("it gives nothing in fp16")
-    if message.blocks or operation.type in _NO_ISLANDS or _is_bound(operation.type):
-        raise UnsupportedModelError(f"a '{operation.type}' cannot compute in another precision")
+    if reason := _no_island(operation):
+        raise UnsupportedModelError(reason)
     replaced: dict[str, list[str]] = {}
-    wide: dict[str, str] = {}  # what is taken twice is cast once
+    wide = dict(site.wide)  # what is taken twice is cast once
     for parameter in sorted(message.inputs):
         argument = operation.inputs.get(parameter, ())
         values = (argument,) if isinstance(argument, Value) else argument
@@ -349,21 +348,44 @@ def fp32_island(operations: OperationList, site: Site) -> list[Tensor]:
                 wide[value.name] = _widened(operations, site, parameter, value)
             names.append(wide[value.name])
         replaced[parameter] = names
-    if not replaced:
-        raise UnsupportedModelError("it takes nothing in fp16")
     results = [
         (tensor.shape, "float32" if tensor.dtype == "float16" else tensor.dtype)
         for tensor in site.results
     ]
     made = operations.repeat(message, results=results, tensors=replaced)
+    site.wide.update(
+        (result.name, tensor.name)
+        for tensor, result in zip(made, site.results, strict=True)
+        if tensor.dtype != result.dtype
+    )
     return [
         operations.cast(tensor, dtype=result.dtype)
         for tensor, result in zip(made, site.results, strict=True)
     ]
 
 
-def _is_bound(kind: str) -> bool:
-    return "state" in kind or "list" in kind or kind.startswith(("random_", "constexpr_"))
+def _no_island(operation: Operation) -> str:
+    """Say why an operation cannot be computed in fp32; nothing if it can."""
+    if not any(value.dtype == "float16" for value in operation.outputs):
+        return "it gives nothing in fp16"
+    kind = operation.type
+    # The precision of these is a parameter, that of a state, or drawn with the values.
+    is_bound = kind in ("cast", "classify", "identity") or "state" in kind or "list" in kind
+    if is_bound or operation.blocks or kind.startswith(("random_", "constexpr_")):
+        return f"a '{kind}' cannot compute in another precision"
+    taken = [
+        value
+        for argument in operation.inputs.values()
+        for value in ((argument,) if isinstance(argument, Value) else argument)
+    ]
+    return "" if any(value.dtype == "float16" for value in taken) else "it takes nothing in fp16"
+
+
+def is_candidate(strategy: str, operation: Operation) -> bool:
+    """Whether a strategy is made for an operation of this kind, though it may refuse this one."""
+    if strategy == "fp32-island":
+        return not operation.is_folded and not _no_island(operation)
+    return operation.type == "conv_transpose"
 
 
 def _widened(operations: OperationList, site: Site, parameter: str, value: Value) -> str:

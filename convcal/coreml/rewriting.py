@@ -9,6 +9,7 @@ of the iOS 15 set, so that the specification version stays.
 
 from __future__ import annotations
 
+import fnmatch
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convcal.coreml._coremltools import load_message_types
-from convcal.coreml.cures import BUILDERS, Site
+from convcal.coreml.cures import BUILDERS, Site, is_candidate
 from convcal.coreml.describe import tensor_dtype, tensor_shape
 from convcal.coreml.inspection import inspect, load_default, walk_operations
 from convcal.coreml.operations import LargeConstants, OperationList, Tensor, all_names
@@ -52,6 +53,9 @@ class Replacement:
         Its view.
     tensors : frozenset of str
         What the new operations make, by name; the old tensors are among them.
+    wide : mapping of str to str
+        By the name of an fp16 tensor that the old one takes that of the fp32 tensor that the new
+        ones take in its place.
     has_wide_weights : bool
         Whether weights of an fp32 package took the place of fp16 ones.
     """
@@ -59,6 +63,7 @@ class Replacement:
     function: str
     old: Operation
     tensors: frozenset[str]
+    wide: Mapping[str, str]
     has_wide_weights: bool
 
 
@@ -98,7 +103,9 @@ def rewrite_operations(
         One of `convcal.words.STRATEGIES`.
     at : sequence of str
         Operations, by their names or those of tensors that they make, in every function that has
-        them; by default all that `inspect` names and the strategy cures.
+        them; ``*`` and ``?`` in a name stand for any characters and for one, and mean the
+        operations among them that the strategy is for. By default all that `inspect` names and
+        the strategy cures.
     weights_from : Package, optional
         The same network in fp32, whose weights ``fp32-island`` takes.
 
@@ -111,7 +118,7 @@ def rewrite_operations(
     InputError
         If a name is unknown or ambiguous, or the fp32 package is of another network.
     UnsupportedModelError
-        If one of `at` cannot be rewritten in this way, with its reason.
+        If one that `at` names in full cannot be rewritten in this way, with its reason.
     """
     if strategy not in STRATEGIES:
         raise InputError(
@@ -126,6 +133,7 @@ def rewrite_operations(
         function: load_default(package, function) for function in package.spec.mlProgram.functions
     }
     chosen = _chosen(package, programs, strategy, at)
+    named = {key for key, is_named in chosen.items() if is_named}
     model, _ = load_message_types()
     spec = model.Model()
     spec.CopyFrom(package.spec)
@@ -137,18 +145,20 @@ def rewrite_operations(
     for function, program in programs.items():
         surgeon = _Surgeon(spec.mlProgram.functions[function], taken, file)
         for operation, _ in walk_operations(program):
-            if (function, operation.outputs[0].name) not in chosen:
+            key = (function, operation.outputs[0].name) if operation.outputs else None
+            if key not in chosen:
                 continue
             weights = {} if weights_from is None else _matching_weights(operation, wide)
+            known = dict(surgeon.wide)
             try:
                 tensors = surgeon.replace(operation, strategy, weights)
             except UnsupportedModelError as error:
                 reason = f"'{strategy}' cannot rewrite the {operation}: {error}"
-                if at:
+                if key in named:
                     raise UnsupportedModelError(reason) from error
                 refused.append(reason)
                 continue
-            replacements.append(Replacement(function, operation, tensors, bool(weights)))
+            replacements.append(Replacement(function, operation, tensors, known, bool(weights)))
     if not replacements:
         return Surgery(package, (), tuple(refused))
     tail = None if file is None or file.tail.is_empty else file.tail
@@ -157,30 +167,43 @@ def rewrite_operations(
 
 def _chosen(
     package: Package, programs: Mapping[str, Program], strategy: str, at: Sequence[str]
-) -> set[tuple[str, str]]:
-    """Give function and first tensor of every operation that is to be rewritten."""
+) -> dict[tuple[str, str], bool]:
+    """Give function and first tensor of all that is to be rewritten, and whether it was named."""
     if not at:
         return {
-            (finding.function, finding.output)
+            (finding.function, finding.output): False
             for finding in inspect(package).findings
             if strategy in finding.rule.strategies
         }
-    chosen: set[tuple[str, str]] = set()
+    operations = [
+        (function, operation)
+        for function, program in programs.items()
+        for operation, _ in walk_operations(program)
+        if operation.outputs
+    ]
+    chosen: dict[tuple[str, str], bool] = {}
     for name in at:
         found = {
-            (function, operation.outputs[0].name)
-            for function, program in programs.items()
-            for operation, _ in walk_operations(program)
-            if operation.outputs
-            and name in (operation.name, *(value.name for value in operation.outputs))
+            (function, operation.outputs[0].name): True
+            for function, operation in operations
+            if name in _names_of(operation)
+        } or {
+            (function, operation.outputs[0].name): False
+            for function, operation in operations
+            if any(fnmatch.fnmatchcase(each, name) for each in _names_of(operation))
+            and is_candidate(strategy, operation)
         }
         if not found:
             raise InputError(
-                f"'{package.path}' has no operation and no tensor '{name}'; "
-                f"{_names(programs, strategy)}"
+                f"'{package.path}' has no operation and no tensor '{name}' that '{strategy}' is "
+                f"for; {_names(programs, strategy)}"
             )
-        chosen |= found
+        chosen = found | chosen
     return chosen
+
+
+def _names_of(operation: Operation) -> tuple[str, ...]:
+    return (operation.name, *(value.name for value in operation.outputs))
 
 
 def _names(programs: Mapping[str, Program], strategy: str) -> str:
@@ -189,11 +212,10 @@ def _names(programs: Mapping[str, Program], strategy: str) -> str:
         str(operation)
         for program in programs.values()
         for operation, _ in walk_operations(program)
-        if (strategy == "fp32-island" or operation.type == "conv_transpose")
-        and not operation.is_folded
+        if is_candidate(strategy, operation)
     )
     if not names:
-        return "it has no conv_transpose at all"
+        return "it has none at all"
     more = ", …" if len(names) > _MOST_NAMES else ""
     return f"it has {', '.join([*names][:_MOST_NAMES])}{more}"
 
@@ -215,6 +237,8 @@ class _Surgeon:
     file: LargeConstants | None
     places: dict[str, Any] = field(init=False)  # by tensor the block that makes it
     tensors: dict[str, Tensor] = field(init=False)
+    counts: Counter[str] = field(init=False)
+    wide: dict[str, str] = field(init=False)
 
     def __post_init__(self) -> None:
         self.places = {}
@@ -230,6 +254,7 @@ class _Surgeon:
             if value.type.WhichOneof("type") == "tensorType"
         }
         self.counts = Counter(value.name for value in made)
+        self.wide = {}
 
     def replace(
         self, operation: Operation, strategy: str, weights: Mapping[str, NDArray[Any]]
@@ -246,7 +271,7 @@ class _Surgeon:
             opset=self.function.opset,
             file=self.file,
         )
-        site = Site(operation, message, self.tensors, weights)
+        site = Site(operation, message, self.tensors, weights, self.wide)
         results = BUILDERS[strategy](operations, site)
         for tensor in (*site.results, *operations.tensors):
             if (n_values := math.prod(map(abs, tensor.shape))) > _MOST_VALUES:

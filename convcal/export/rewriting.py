@@ -151,8 +151,8 @@ def rewrite(
         the stride, and ``pixel_shuffle`` (equal strides). The last computes any operation in
         fp32, with casts around it.
     at : sequence of str
-        Names of operations, or of tensors that they make; by default all that `convcal.inspect`
-        names and the strategy cures.
+        Names of operations, or of tensors that they make, perhaps with ``*`` and ``?``; by
+        default all that `convcal.inspect` names and the strategy cures.
     weights_from : Package or path, optional
         The same network in fp32, whose weights ``fp32-island`` takes; by default those of the
         model are widened.
@@ -312,6 +312,11 @@ def _compare_operation(each: Replacement, old: Program, new: Program) -> Rewritt
         _check_size(before)
         sample = _sample(_inputs(before))
         results = _run_part(before, before, sample)
+        sample |= {
+            wide: sample[name].astype(np.float32)
+            for name, wide in each.wide.items()
+            if name in sample
+        }
         difference = _largest_difference(results, _run_part(after, before, sample))
     return RewrittenOperation(
         each.function,

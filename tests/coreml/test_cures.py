@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from programs import make_package, mb
 
 from convcal.coreml.program import Value, load_program
-from convcal.errors import UnsupportedModelError
+from convcal.errors import InputError, UnsupportedModelError
 
 
 def crops_nothing(case):
@@ -213,3 +213,45 @@ def test_nothing_is_ever_sliced_in_front_along_the_width_in_fp16(strategy, rank)
     slices = [each for each in operations if each.type == "slice_by_index"]
     assert slices or strategy != "explicit-crop"
     assert all(each.integers("begin")[-1] == 0 for each in slices)
+
+
+def test_islands_hand_each_other_what_they_computed_unrounded():
+    def build(x):
+        y = mb.conv(x=x, weight=halves((8, 4, 3, 3), seed=1), bias=halves(8), name="first")
+        y = mb.relu(x=y, name="second")
+        z = mb.conv(x=y, weight=halves((4, 8, 3, 3), seed=2), name="third")
+        return mb.reduce_mean(x=y, axes=[1], keep_dims=True, name="other"), z
+
+    narrow = make_package(build, precision="float16", x=(1, 4, 12, 12))
+    wide = make_package(build, x=(1, 4, 12, 12))
+    x = {"x": np.float32(np.float16(halves((1, 4, 12, 12), seed=3)))}
+    truth = [*agreement.run(wide, x).values()]
+    results = [
+        [*agreement.run(rewritten(narrow, "fp32-island", at, weights_from=wide), x).values()]
+        for at in (["*"], ["first*", "second*"], ["third*"])
+    ]
+    # All in fp32: nothing is rounded but the input, which is fp16, and the outputs.
+    for array, expected in zip(results[0], truth, strict=True):
+        np.testing.assert_allclose(array, expected, rtol=2**-11, atol=1e-6)
+    errors = [
+        sum(np.abs(array - expected).sum() for array, expected in zip(each, truth, strict=True))
+        for each in results
+    ]
+    assert errors[0] < 0.7 * min(errors[1:])
+
+
+def test_a_pattern_means_the_operations_that_the_strategy_is_for():
+    def build(x):
+        y = mb.conv_transpose(
+            x=x, weight=halves((2, 2, 3)), pad_type="custom", pad=[1, 0], name="up_a"
+        )
+        y = mb.relu(x=y, name="up_b")
+        return mb.conv_transpose(
+            x=y, weight=halves((2, 2, 3)), pad_type="custom", pad=[1, 1], name="up_c"
+        )
+
+    package = make_package(build, x=(1, 2, 6))
+    assert kinds(rewritten(package, "subpixel", ["up_?"])) == ["conv", "relu", "conv"]
+    assert kinds(rewritten(package, "subpixel", ["*_c"])) == ["conv_transpose", "relu", "conv"]
+    with pytest.raises(InputError, match=r"no tensor 'down_\*' that 'subpixel' is for; .* 'up_a'"):
+        rewritten(package, "subpixel", ["down_*"])

@@ -158,7 +158,7 @@ def test_the_names_decide_and_what_is_unknown_is_refused_with_those_that_there_a
     target = tmp_path / "other.mlpackage"
     with pytest.raises(
         InputError,
-        match=r"no operation and no tensor 'nonsense'; it has .*'up_has_output_shape_cast",
+        match=r"no operation and no tensor 'nonsense' that .*; it has .*'up_has_output_shape_cast",
     ):
         rewrite(model, target, strategy="explicit-crop", at=["nonsense"])
     with pytest.raises(InputError, match="no strategy 'magic'; choose one of explicit-crop"):
