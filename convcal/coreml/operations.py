@@ -195,12 +195,11 @@ class OperationList:
             )
             return self.reshape(column, shape=shape)
         swap = [*range(rank - 2), rank - 1, rank - 2]
-        if any(map(any, amounts[:-1])):
-            x = self._crop_ends(x, [*amounts[:-1], (0, 0)], (*shape[:-1], x.shape[-1]))
-        turned = self.transpose(x, permutation=swap)
+        front, back = amounts[-1]
+        x = self.crop_ends(x, amounts=[*amounts[:-1], (0, back)])
         turned = self._crop_ends(
-            turned,
-            [(0, 0)] * (rank - 2) + [amounts[-1], (0, 0)],
+            self.transpose(x, permutation=swap),
+            [(0, 0)] * (rank - 2) + [(front, 0), (0, 0)],
             tuple(shape[axis] for axis in swap),
         )
         return self.transpose(turned, permutation=swap)

@@ -76,7 +76,7 @@ def test_only_the_operation_changes_and_the_weights_stay_where_they_are(model, t
     written = rewrite(model, tmp_path / "fixed.mlpackage", strategy=strategy)
     old, new = read_package(model), read_package(written.path)
     assert convcal.inspect(model).faults
-    assert bool(convcal.inspect(written.path)) == (strategy != "fp32-island")
+    assert convcal.inspect(written.path)
     # The specification: all messages but one are there, in their order, byte for byte.
     kept = [each.SerializeToString(deterministic=True) for each in messages(old)]
     found = [each.SerializeToString(deterministic=True) for each in messages(new)]
@@ -142,8 +142,8 @@ def test_the_cost_is_that_of_the_operations(model, tmp_path, strategy):
     assert each.before.bytes_moved == 2 * (x + weight + bias + 3 * kept)
     if strategy == "explicit-crop":  # rows are cropped, then turned, cropped and turned again
         assert (each.after.operations, each.after.multiply_adds) == (5, 6 * 5 * taps)
-        moved = x + weight + bias + 3 * full + 3 * (full + 12 * 11)
-        moved += 3 * (2 * 12 * 11 + 12 * 11 + kept + 2 * kept)
+        moved = x + weight + bias + 3 * full + 3 * (full + 12 * 10)
+        moved += 3 * (2 * 12 * 10 + 12 * 10 + kept + 2 * kept)
         assert each.after.bytes_moved == 2 * moved
     elif strategy == "zero-insertion":  # two pads and the convolution of every position
         assert each.after.multiply_adds == kept * taps
@@ -234,11 +234,11 @@ def test_operations_in_blocks_are_found_and_rewritten(tmp_path):
         return mb.relu(x=y, name="end")
 
     path = save_package(tmp_path / "m.mlpackage", build, shape=(1, 2, 6, 5))
-    (finding,) = convcal.inspect(path).faults
+    (finding,) = convcal.inspect(path).findings
     assert (finding.operation, finding.rule.fault) == ("up_has_output_shape", "A3")
     assert finding.inside
     written = rewrite(path, tmp_path / "fixed.mlpackage", strategy="zero-insertion")
-    assert convcal.inspect(written.path)
+    assert not convcal.inspect(written.path).findings
     for scale in (1, -1):  # both branches
         sample = {"x": scale * np.abs(SAMPLE["x"])}
         np.testing.assert_allclose(run(written.path, sample), run(path, sample), atol=1e-5)
