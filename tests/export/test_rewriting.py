@@ -244,13 +244,14 @@ def test_operations_in_blocks_are_found_and_rewritten(tmp_path):
         np.testing.assert_allclose(run(written.path, sample), run(path, sample), atol=1e-5)
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
-@pytest.mark.parametrize("rank", [1, 2])
-def test_flexible_shapes_stay_flexible(tmp_path, strategy, rank):
+@pytest.fixture(scope="module", params=[1, 2])
+def flexible(request, tmp_path_factory):
+    """A transposed convolution of any length in one or two dimensions; and in how many."""
     ct = load_coremltools()
     from coremltools.converters.mil.mil import get_new_symbol  # noqa: TID251
 
     mb = ct.converters.mil.Builder
+    rank = request.param
     symbols = (1, 2, *(get_new_symbol() for _ in range(rank)))
 
     @mb.program(input_specs=[mb.TensorSpec(symbols)], opset_version=ct.target.iOS16)
@@ -266,7 +267,7 @@ def test_flexible_shapes_stay_flexible(tmp_path, strategy, rank):
         return mb.tanh(x=y, name="out")
 
     shape = ct.Shape((1, 2, *[ct.RangeDim(3, 32, default=6)] * rank))
-    path = tmp_path / "m.mlpackage"
+    path = tmp_path_factory.mktemp("flexible") / "m.mlpackage"
     with quiet():
         ct.convert(
             program,
@@ -275,6 +276,12 @@ def test_flexible_shapes_stay_flexible(tmp_path, strategy, rank):
             minimum_deployment_target=ct.target.iOS16,
             skip_model_load=True,
         ).save(str(path))
+    return path, rank
+
+
+@pytest.mark.parametrize("strategy", STRATEGIES)
+def test_flexible_shapes_stay_flexible(flexible, tmp_path, strategy):
+    path, rank = flexible
     target = tmp_path / "fixed.mlpackage"
     if (strategy, rank) == ("zero-insertion", 2):
         with pytest.raises(UnsupportedModelError, match="along several flexible axes at once"):
