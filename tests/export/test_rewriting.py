@@ -217,6 +217,76 @@ def test_functions_that_are_not_named_keep_every_byte(tmp_path):
     assert new["first"] != old["first"]
 
 
+def up(mb, x, dtype=np.float32):
+    return mb.conv_transpose(
+        x=x,
+        weight=weights((3, 3, 3, 3)).astype(dtype),
+        strides=[2, 2],
+        pad_type="custom",
+        pad=[1, 0, 1, 0],
+        name="up",
+    )
+
+
+def with_pictures(ct, mb):
+    @mb.program(input_specs=[mb.TensorSpec((1, 3, 8, 8))], opset_version=ct.target.iOS16)
+    def program(x):
+        return mb.mul(x=up(mb, x), y=100.0, name="picture")
+
+    return program, {
+        "inputs": [ct.ImageType(name="x", shape=(1, 3, 8, 8), scale=1 / 255)],
+        "outputs": [ct.ImageType(name="picture", color_layout=ct.colorlayout.RGB)],
+    }
+
+
+def with_labels(ct, mb):
+    @mb.program(input_specs=[mb.TensorSpec((1, 3, 8, 8))], opset_version=ct.target.iOS16)
+    def program(x):
+        y = mb.reduce_mean(x=up(mb, x), axes=[2, 3], keep_dims=False)
+        return mb.softmax(x=y, axis=1, name="probabilities")
+
+    return program, {"classifier_config": ct.ClassifierConfig(["a", "b", "c"])}
+
+
+def with_a_state(ct, mb):
+    half = {"dtype": ct.converters.mil.mil.types.fp16}
+    specs = [mb.TensorSpec((1, 3, 8, 8), **half), mb.StateTensorSpec((1, 3, 8, 8), **half)]
+
+    @mb.program(input_specs=specs, opset_version=ct.target.iOS18)
+    def program(x, memory):
+        y = mb.add(x=x, y=mb.read_state(input=memory))
+        mb.coreml_update_state(state=memory, value=y)
+        return up(mb, y, np.float16)
+
+    return program, {"minimum_deployment_target": ct.target.iOS18}
+
+
+# A runtime that has no classifiers or states compares the operations alone, and says so.
+@pytest.mark.filterwarnings("ignore:operations were compared:convcal.errors.ConvcalWarning")
+@pytest.mark.parametrize("build", [with_pictures, with_labels, with_a_state])
+def test_pictures_labels_and_states_stay(tmp_path, build):
+    ct = load_coremltools()
+    program, options = build(ct, ct.converters.mil.Builder)
+    path = tmp_path / "m.mlpackage"
+    with quiet():
+        ct.convert(
+            program,
+            convert_to="mlprogram",
+            skip_model_load=True,
+            **{"minimum_deployment_target": ct.target.iOS16, **options},
+        ).save(str(path))
+    written = rewrite(path, tmp_path / "fixed.mlpackage", strategy="subpixel")
+    assert written.operations[0].largest_difference is not None
+    assert convcal.inspect(written.path)
+    old, new = (read_package(each).spec for each in (path, written.path))
+    del new.description.metadata.userDefined[REWRITE_KEY]
+    assert new.description == old.description
+    assert new.specificationVersion == old.specificationVersion
+    assert list(new.mlProgram.functions["main"].inputs) == list(
+        old.mlProgram.functions["main"].inputs
+    )
+
+
 def test_operations_in_blocks_are_found_and_rewritten(tmp_path):
     def build(mb, x):
         largest = mb.reduce_max(x=x, axes=[0, 1, 2, 3], keep_dims=False)
