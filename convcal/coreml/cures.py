@@ -366,6 +366,8 @@ def fp32_island(operations: OperationList, site: Site) -> list[Tensor]:
 
 def _no_island(operation: Operation) -> str:
     """Say why an operation cannot be computed in fp32; nothing if it can."""
+    if operation.is_folded:
+        return "it makes a constant"
     if not any(value.dtype == "float16" for value in operation.outputs):
         return "it gives nothing in fp16"
     kind = operation.type
@@ -384,7 +386,7 @@ def _no_island(operation: Operation) -> str:
 def is_candidate(strategy: str, operation: Operation) -> bool:
     """Whether a strategy is made for an operation of this kind, though it may refuse this one."""
     if strategy == "fp32-island":
-        return not operation.is_folded and not _no_island(operation)
+        return not _no_island(operation)
     return operation.type == "conv_transpose"
 
 

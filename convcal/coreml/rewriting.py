@@ -53,9 +53,9 @@ class Replacement:
         Its view.
     tensors : frozenset of str
         What the new operations make, by name; the old tensors are among them.
-    wide : mapping of str to str
-        By the name of an fp16 tensor that the old one takes that of the fp32 tensor that the new
-        ones take in its place.
+    narrow : mapping of str to str
+        By the name of an fp32 tensor that the new ones take that of the fp16 tensor that the old
+        one took.
     has_wide_weights : bool
         Whether weights of an fp32 package took the place of fp16 ones.
     """
@@ -63,7 +63,7 @@ class Replacement:
     function: str
     old: Operation
     tensors: frozenset[str]
-    wide: Mapping[str, str]
+    narrow: Mapping[str, str]
     has_wide_weights: bool
 
 
@@ -149,16 +149,15 @@ def rewrite_operations(
             if key not in chosen:
                 continue
             weights = {} if weights_from is None else _matching_weights(operation, wide)
-            known = dict(surgeon.wide)
             try:
-                tensors = surgeon.replace(operation, strategy, weights)
+                tensors, narrow = surgeon.replace(operation, strategy, weights)
             except UnsupportedModelError as error:
                 reason = f"'{strategy}' cannot rewrite the {operation}: {error}"
                 if key in named:
                     raise UnsupportedModelError(reason) from error
                 refused.append(reason)
                 continue
-            replacements.append(Replacement(function, operation, tensors, known, bool(weights)))
+            replacements.append(Replacement(function, operation, tensors, narrow, bool(weights)))
     if not replacements:
         return Surgery(package, (), tuple(refused))
     tail = None if file is None or file.tail.is_empty else file.tail
@@ -198,7 +197,8 @@ def _chosen(
                 f"'{package.path}' has no operation and no tensor '{name}' that '{strategy}' is "
                 f"for; {_names(programs, strategy)}"
             )
-        chosen = found | chosen
+        for key, is_named in found.items():
+            chosen[key] = is_named or chosen.get(key, False)
     return chosen
 
 
@@ -258,8 +258,12 @@ class _Surgeon:
 
     def replace(
         self, operation: Operation, strategy: str, weights: Mapping[str, NDArray[Any]]
-    ) -> frozenset[str]:
-        """Put new messages in the place of an operation's; give the names of what they make."""
+    ) -> tuple[frozenset[str], dict[str, str]]:
+        """Put new messages in the place of an operation's.
+
+        Gives the names of what they make, and those of fp32 tensors that they take, each with the
+        fp16 tensor that the operation took.
+        """
         if len(self.function.block_specializations) > 1:
             raise UnsupportedModelError("its function has bodies for several operation sets")
         block, index, message = self._find(operation)
@@ -271,7 +275,7 @@ class _Surgeon:
             opset=self.function.opset,
             file=self.file,
         )
-        site = Site(operation, message, self.tensors, weights, self.wide)
+        site = Site(operation, message, self.tensors, weights, dict(self.wide))
         results = BUILDERS[strategy](operations, site)
         for tensor in (*site.results, *operations.tensors):
             if (n_values := math.prod(map(abs, tensor.shape))) > _MOST_VALUES:
@@ -292,12 +296,16 @@ class _Surgeon:
         del block.operations[index]
         for offset, each in enumerate(operations.messages):
             block.operations.insert(index + offset, each)
-        return frozenset(
-            value.name
+        taken = {
+            binding.name
             for each in operations.messages
-            if each.type != "const"
-            for value in each.outputs
-        )
+            for argument in each.inputs.values()
+            for binding in argument.arguments
+        }
+        narrow = {wide: name for name, wide in self.wide.items() if wide in taken}
+        self.wide = dict(site.wide)
+        made = [each for each in operations.messages if each.type != "const"]
+        return frozenset(value.name for each in made for value in each.outputs), narrow
 
     def _find(self, operation: Operation) -> tuple[Any, int, Any]:
         name = operation.outputs[0].name

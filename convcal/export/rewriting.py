@@ -275,7 +275,7 @@ def _checked(
         raise InputError("the weights do not read back as they were written")
     for function in sorted({each.function for each in replacements}):
         _compare_description(original, written, function)
-        old, new = (load_default(package, function) for package in (original, written))
+        old, new = (_Operations(load_default(package, function)) for package in (original, written))
         compared = [
             _compare_operation(each, old, new) for each in replacements if each.function == function
         ]
@@ -302,21 +302,17 @@ def _compare_description(original: Package, written: Package, function: str) -> 
             raise InputError(f"the output {feature} is not the one of the original")
 
 
-def _compare_operation(each: Replacement, old: Program, new: Program) -> RewrittenOperation:
+def _compare_operation(each: Replacement, old: _Operations, new: _Operations) -> RewrittenOperation:
     """Run an operation and what took its place on the same random inputs, where it can be run."""
-    before = _within(old, {value.name for value in each.old.outputs})
-    after = _within(new, each.tensors)
+    before = old.making(value.name for value in each.old.outputs)
+    after = new.making(each.tensors)
     difference: float | None = None
     # Where its shapes are open, or the reference runtime does not have it, its network decides.
     with contextlib.suppress(UnsupportedModelError, RunnerError):
         _check_size(before)
         sample = _sample(_inputs(before))
         results = _run_part(before, before, sample)
-        sample |= {
-            wide: sample[name].astype(np.float32)
-            for name, wide in each.wide.items()
-            if name in sample
-        }
+        sample |= {wide: sample[name].astype(np.float32) for wide, name in each.narrow.items()}
         difference = _largest_difference(results, _run_part(after, before, sample))
     return RewrittenOperation(
         each.function,
@@ -329,12 +325,17 @@ def _compare_operation(each: Replacement, old: Program, new: Program) -> Rewritt
     )
 
 
-def _within(program: Program, tensors: frozenset[str] | set[str]) -> list[Operation]:
-    return [
-        operation
-        for operation, _ in walk_operations(program)
-        if operation.outputs and operation.outputs[0].name in tensors
-    ]
+class _Operations:
+    """Finds operations of a program by what they make."""
+
+    def __init__(self, program: Program) -> None:
+        self._operations = [each for each, _ in walk_operations(program) if each.outputs]
+        self._places = {each.outputs[0].name: place for place, each in enumerate(self._operations)}
+
+    def making(self, tensors: Iterable[str]) -> list[Operation]:
+        """Give the operations whose first tensor is one of these, in their order."""
+        places = sorted(self._places[name] for name in tensors if name in self._places)
+        return [self._operations[place] for place in places]
 
 
 def _run_part(
