@@ -129,8 +129,10 @@ def rewrite_operations(
             f"'{strategy}' keeps the weights of the model; weights of an fp32 package "
             "(--weights-from, weights_from) go with 'fp32-island'"
         )
+    # In order: where new weights lie must not depend on that of a protobuf map.
     programs = {
-        function: load_default(package, function) for function in package.spec.mlProgram.functions
+        function: load_default(package, function)
+        for function in sorted(package.spec.mlProgram.functions)
     }
     chosen = _chosen(package, programs, strategy, at)
     named = {key for key, is_named in chosen.items() if is_named}

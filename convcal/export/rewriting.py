@@ -424,15 +424,19 @@ def _run_network(
 
 
 def _check_size(operations: Iterable[Operation]) -> None:
-    """Refuse to run what makes tensors that no device has room for."""
+    """Refuse to run what takes or makes tensors that no device has room for."""
     for operation in operations:
-        sizes = {value.name: math.prod(n or 1 for n in value.shape) for value in operation.outputs}
+        values = [*_inputs([operation]), *operation.outputs]
+        sizes = {value.name: math.prod(length or 1 for length in value.shape) for value in values}
         if operation.type == "conv_transpose":
-            channels = math.prod(n or 1 for n in operation.outputs[0].shape[:2])
+            channels = math.prod(length or 1 for length in operation.outputs[0].shape[:2])
             sizes["its un-cropped result"] = channels * math.prod(crop_of(operation).full)
         for name, n_values in sizes.items():
             if n_values > _MOST_VALUES:
-                raise UnsupportedModelError(f"the {operation} makes {n_values} values: {name}")
+                raise UnsupportedModelError(
+                    f"the {operation} has to do with {n_values} values at once ({name}), and at "
+                    f"most {_MOST_VALUES} are handled"
+                )
 
 
 def _compare_outputs(name: str, expected: NDArray[Any], found: NDArray[Any]) -> None:

@@ -9,11 +9,14 @@ from rich.table import Table
 from rich.text import Text
 
 from convcal.coreml.inspection import Finding, Inspection
+from convcal.coreml.rules import Rule
 from convcal.export.rewriting import Rewriting
 from convcal.report.text import number, plain, printable
 
 __all__ = ["inspection_tables", "rewriting_tables"]
 
+# So many operations are listed per rule.
+_MOST = 8
 _STYLES = {"fault": "bold red", "risk": "bold yellow"}
 
 
@@ -28,45 +31,53 @@ def inspection_tables(inspection: Inspection) -> list[RenderableType]:
     Returns
     -------
     list of RenderableType
-        Per finding its fault, its operation, what matched, where it was reported and the cure;
-        faults first. At the end how many there are.
+        Per rule the fault, its operations and what of them matched, where it was reported and the
+        cure; faults first. At the end how many there are.
     """
+    by_rule: dict[Rule, list[Finding]] = {}
+    for finding in inspection.findings:
+        by_rule.setdefault(finding.rule, []).append(finding)
     parts: list[RenderableType] = []
-    ranked = sorted(inspection.findings, key=lambda finding: finding.rule.level != "fault")
-    for finding in ranked:
-        parts += _finding(finding)
+    for rule in sorted(by_rule, key=lambda rule: rule.level != "fault"):
+        parts += _rule(rule, by_rule[rule])
     parts += [f"not decided: {plain(sentence)}" for sentence in inspection.undecided]
     counts = [
         f"{n} {level}{'s' if n != 1 else ''}"
         for level in _STYLES
-        if (n := sum(finding.rule.level == level for finding in ranked))
+        if (n := sum(finding.rule.level == level for finding in inspection.findings))
     ]
     found = " and ".join(counts) or "no fault and no risk"
-    parts.append(f"{found} that is known in {inspection.n_operations} operations")
+    parts.append(f"{found} among {inspection.n_operations} operations")
     return parts
 
 
-def _finding(finding: Finding) -> list[RenderableType]:
-    rule = finding.rule
+def _rule(rule: Rule, findings: list[Finding]) -> list[RenderableType]:
     heading = Text()
     heading.append(f"{rule.level} {rule.fault}", style=_STYLES[rule.level])
-    heading.append(f"  {finding.type} '{printable(finding.operation)}'", style="bold")
-    if finding.function != "main":
-        heading.append(f" of function '{printable(finding.function)}'")
-    if finding.inside:
-        heading.append(f" in '{printable(finding.inside)}'")
+    heading.append(f"  {rule.title}", style="bold")
     table = Table.grid(padding=(0, 2, 0, 0))
     table.add_column(style="dim", no_wrap=True)
     table.add_column()
+    for place, finding in enumerate(findings[:_MOST]):
+        table.add_row(Text("" if place else "where"), Text(_where(finding)))
+    if len(findings) > _MOST:
+        table.add_row(Text(), Text(f"and {len(findings) - _MOST} more, which --json lists"))
     for label, words in (
-        ("what", rule.title),
-        ("matched", plain(finding.matched)),
         ("reported", f"{rule.devices} ({', '.join(rule.sources)})"),
         ("cure", rule.cure),
         ("rewrite", ", ".join(rule.strategies) or "none"),
     ):
         table.add_row(Text(label), Text(words))
     return [heading, Padding(table, (0, 0, 0, 2))]
+
+
+def _where(finding: Finding) -> str:
+    text = f"{finding.type} '{printable(finding.operation)}'"
+    if finding.function != "main":
+        text += f" of function '{printable(finding.function)}'"
+    if finding.inside:
+        text += f" in '{printable(finding.inside)}'"
+    return f"{text}: {plain(finding.matched)}"
 
 
 def rewriting_tables(rewriting: Rewriting) -> list[RenderableType]:

@@ -4,6 +4,8 @@
 import shutil
 
 import pytest
+from cli.conftest import PAIR
+from programs import make_package, mb
 
 from convcal.coreml.cures import BUILDERS
 from convcal.words import STRATEGIES
@@ -14,11 +16,11 @@ def test_what_is_found_is_named_with_its_report_and_its_cure(convcal, pair):
     assert result.code == 1
     text = " ".join(result.out.split())
     for words in (
-        "fault A1 conv_transpose 'y_cast_fp16'",
-        "matched pads in front 1, at the back 0",
+        "fault A1 the crop of a transposed convolution begins at the wrong place",
+        "where conv_transpose 'y_cast_fp16': pads in front 1, at the back 0",
         "apple/coremltools #2324",
         f"rewrite {', '.join(STRATEGIES)}",
-        "1 fault that is known in 3 operations",
+        "1 fault among 3 operations",
         f"convcal rewrite {pair[1]} --strategy explicit-crop -o fixed.mlpackage",
     ):
         assert words in text
@@ -38,7 +40,7 @@ def test_the_command_that_is_proposed_cures_it(convcal, pair):
         assert words in result.out
     result = convcal("inspect", "fixed.mlpackage")
     assert result.code == 0
-    assert "no fault and no risk that is known" in result.out
+    assert "no fault and no risk among" in result.out
 
 
 @pytest.mark.parametrize("strategy", STRATEGIES)
@@ -88,3 +90,24 @@ def test_what_does_not_compute_the_same_exits_with_3(refused, pair, monkeypatch)
         code=3,
         error="self-check-failed",
     )
+
+
+def test_a_fault_of_many_operations_is_told_once_and_all_are_in_the_document(convcal, folder):
+    def build(x):
+        for number in range(12):
+            x = mb.sigmoid(x=x, name=f"bend{number}\x1b[31m")
+        return x
+
+    package = make_package(build, precision="float16", x=(1, 2))
+    path = folder / "model.mlpackage"
+    data = path / "Data" / "com.apple.CoreML"
+    data.mkdir(parents=True)
+    (data / "model.mlmodel").write_bytes(package.serialize())
+    manifest = PAIR / "fp16.mlpackage" / "Manifest.json"
+    shutil.copy(manifest, path)
+    result = convcal("inspect", path)
+    assert result.code == 0
+    assert result.out.count("risk E3") == 1
+    assert "and 4 more" in result.out
+    assert "\x1b" not in result.out
+    assert len(convcal("inspect", path, "--json").document["result"]["findings"]) == 12
