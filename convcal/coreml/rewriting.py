@@ -56,15 +56,24 @@ class Replacement:
     narrow : mapping of str to str
         By the name of an fp32 tensor that the new ones take that of the fp16 tensor that the old
         one took.
-    has_wide_weights : bool
-        Whether weights of an fp32 package took the place of fp16 ones.
+    weights : mapping of str to ndarray
+        By parameter the constants of an fp32 package that took the place of fp16 ones.
     """
 
     function: str
     old: Operation
     tensors: frozenset[str]
     narrow: Mapping[str, str]
-    has_wide_weights: bool
+    weights: Mapping[str, NDArray[Any]]
+
+    @property
+    def mends_constants(self) -> bool:
+        """Whether constants that fp16 could not hold are finite now: results are to differ."""
+        narrow = _constants(self.old, "float16")
+        return any(
+            bool(np.any(np.isinf(narrow[name]) & np.isfinite(wide)))
+            for name, wide in self.weights.items()
+        )
 
 
 @dataclass(frozen=True)
@@ -159,7 +168,7 @@ def rewrite_operations(
                     raise UnsupportedModelError(reason) from error
                 refused.append(reason)
                 continue
-            replacements.append(Replacement(function, operation, tensors, narrow, bool(weights)))
+            replacements.append(Replacement(function, operation, tensors, narrow, weights))
     if not replacements:
         return Surgery(package, (), tuple(refused))
     tail = None if file is None or file.tail.is_empty else file.tail

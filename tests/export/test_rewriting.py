@@ -383,6 +383,40 @@ def test_the_weights_of_another_network_are_refused(pair, tmp_path):
     assert entry["weights_from"] == read_package(pair[0]).sha256
 
 
+def test_a_constant_that_fp16_cannot_hold_is_mended_by_that_of_the_fp32_package(tmp_path):
+    def normalised(mb, x, *, dtype):
+        with np.errstate(over="ignore"):
+            return mb.batch_norm(
+                x=x,
+                mean=np.zeros(2, dtype),
+                variance=np.array([1e5, 1.0]).astype(dtype),
+                epsilon=np.array(1e-3, dtype)[()],
+                name="norm",
+            )
+
+    paths = []
+    for kind in ("fp32", "fp16"):
+        dtype = np.float16 if kind == "fp16" else np.float32
+        paths.append(
+            save_package(
+                tmp_path / f"{kind}.mlpackage",
+                lambda mb, x, dtype=dtype: normalised(mb, x, dtype=dtype),
+                shape=(1, 2, 6, 5),
+                dtype=kind,
+                target="iOS16",
+            )
+        )
+    assert [each.rule.fault for each in convcal.inspect(paths[1]).faults] == ["E4"]
+    sample = {"x": 100 * SAMPLE["x"]}
+    truth, dead = (run(each, sample).astype(np.float64) for each in paths)
+    assert not dead[:, 0].any()
+    target = tmp_path / "fixed.mlpackage"
+    with pytest.warns(ConvcalWarning, match="constants that were infinite in fp16 are finite now"):
+        rewrite(paths[1], target, strategy="fp32-island", weights_from=paths[0])
+    np.testing.assert_allclose(run(target, sample), truth, rtol=2**-10, atol=1e-4)
+    assert convcal.inspect(target)
+
+
 def test_what_does_not_compute_the_same_is_not_kept(model, tmp_path, monkeypatch):
     build = BUILDERS["subpixel"]
 
