@@ -13,6 +13,7 @@ from convcal import inspect
 from convcal.cli import main
 from convcal.coreml.inspection import load_default, walk_operations
 from convcal.coreml.package import read_package
+from convcal.coreml.rules import RULES
 from convcal.words import STRATEGIES
 
 ROOT = Path(__file__).parents[1]
@@ -65,3 +66,13 @@ def test_every_strategy_and_every_workaround_is_there():
     sections = workarounds.split("\n### ")[1:]
     assert len(sections) == 4
     assert all(section.count("```sh\nconvcal ") == 1 for section in sections)
+
+
+def test_every_rule_is_listed_as_it_stands():
+    rows = [
+        f"| {rule.fault} | {', '.join(f'`{each}`' for each in rule.operations) or 'any'} | "
+        f"{rule.title} | {rule.level} | {rule.devices} | {', '.join(rule.sources)} |"
+        for rule in RULES
+    ]
+    listed = PAGE.partition("## The rules")[2].splitlines()
+    assert [line for line in listed if line.startswith(("| A", "| B", "| C", "| E"))] == rows
