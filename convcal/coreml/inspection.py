@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,7 +14,15 @@ from convcal.coreml.program import Operation, Program, load_program
 from convcal.coreml.rules import RULES, Rule
 from convcal.errors import UnsupportedModelError
 
-__all__ = ["Finding", "Inspection", "inspect", "load_default", "walk_operations"]
+__all__ = [
+    "Finding",
+    "Inspection",
+    "inspect",
+    "inspect_programs",
+    "load_default",
+    "load_defaults",
+    "walk_operations",
+]
 
 
 @dataclass(frozen=True)
@@ -130,11 +138,16 @@ def inspect(model: Package | str | os.PathLike[str]) -> Inspection:
         If it is no ML Program, or coremltools cannot read its operations.
     """
     package = model if isinstance(model, Package) else read_package(model)
+    return inspect_programs(load_defaults(package))
+
+
+def inspect_programs(programs: Mapping[str, Program]) -> Inspection:
+    """Find the operations that a known fault touches, in programs by the names of functions."""
     findings: list[Finding] = []
     undecided: list[str] = []
     n_operations = 0
-    for function in sorted(package.spec.mlProgram.functions):
-        for operation, inside in walk_operations(load_default(package, function)):
+    for function, program in programs.items():
+        for operation, inside in walk_operations(program):
             if operation.is_folded:
                 continue
             n_operations += 1
@@ -145,18 +158,21 @@ def inspect(model: Package | str | os.PathLike[str]) -> Inspection:
                     undecided.append(f"{operation} against {rule.fault}: {error}")
                     continue
                 if matched is not None:
+                    output = operation.outputs[0].name if operation.outputs else ""
                     findings.append(
                         Finding(
-                            rule,
-                            function,
-                            operation.name,
-                            operation.type,
-                            operation.outputs[0].name,
-                            inside,
-                            matched,
+                            rule, function, operation.name, operation.type, output, inside, matched
                         )
                     )
     return Inspection(tuple(findings), n_operations, tuple(undecided))
+
+
+def load_defaults(package: Package) -> dict[str, Program]:
+    """Read every function of a package, flexible inputs in their default shape, in fixed order."""
+    return {
+        function: load_default(package, function)
+        for function in sorted(package.spec.mlProgram.functions)
+    }
 
 
 def load_default(package: Package, function: str) -> Program:

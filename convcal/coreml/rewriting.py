@@ -21,7 +21,7 @@ import numpy as np
 from convcal.coreml._coremltools import load_message_types
 from convcal.coreml.cures import BUILDERS, Site, is_candidate
 from convcal.coreml.describe import tensor_dtype, tensor_shape
-from convcal.coreml.inspection import inspect, load_default, walk_operations
+from convcal.coreml.inspection import inspect_programs, load_defaults, walk_operations
 from convcal.coreml.operations import LargeConstants, OperationList, Tensor, all_names
 from convcal.coreml.program import Value
 from convcal.coreml.weights import WeightTail, blob_values
@@ -84,6 +84,8 @@ class Surgery:
     ----------
     package : Package
         The new package, not saved yet; its weight file exists with the new weights once it is.
+    programs : mapping of str to Program
+        The functions of the old one.
     replacements : tuple of Replacement
         What was rewritten; none where no known fault calls for it.
     refused : tuple of str
@@ -91,6 +93,7 @@ class Surgery:
     """
 
     package: Package
+    programs: Mapping[str, Program]
     replacements: tuple[Replacement, ...]
     refused: tuple[str, ...]
 
@@ -138,11 +141,7 @@ def rewrite_operations(
             f"'{strategy}' keeps the weights of the model; weights of an fp32 package "
             "(--weights-from, weights_from) go with 'fp32-island'"
         )
-    # In order: where new weights lie must not depend on that of a protobuf map.
-    programs = {
-        function: load_default(package, function)
-        for function in sorted(package.spec.mlProgram.functions)
-    }
+    programs = load_defaults(package)
     chosen = _chosen(package, programs, strategy, at)
     named = {key for key, is_named in chosen.items() if is_named}
     model, _ = load_message_types()
@@ -170,9 +169,11 @@ def rewrite_operations(
                 continue
             replacements.append(Replacement(function, operation, tensors, narrow, weights))
     if not replacements:
-        return Surgery(package, (), tuple(refused))
+        return Surgery(package, programs, (), tuple(refused))
     tail = None if file is None or file.tail.is_empty else file.tail
-    return Surgery(package.with_spec(spec, tail=tail), tuple(replacements), tuple(refused))
+    return Surgery(
+        package.with_spec(spec, tail=tail), programs, tuple(replacements), tuple(refused)
+    )
 
 
 def _chosen(
@@ -182,7 +183,7 @@ def _chosen(
     if not at:
         return {
             (finding.function, finding.output): False
-            for finding in inspect(package).findings
+            for finding in inspect_programs(programs).findings
             if strategy in finding.rule.strategies
         }
     operations = [
@@ -354,8 +355,8 @@ def _blocks(block: Any) -> Iterator[Any]:
 def _wide_operations(package: Package) -> dict[str, list[Operation]]:
     """Give the operations of an fp32 package by their type."""
     by_type: dict[str, list[Operation]] = {}
-    for function in package.spec.mlProgram.functions:
-        for operation, _ in walk_operations(load_default(package, function)):
+    for program in load_defaults(package).values():
+        for operation, _ in walk_operations(program):
             by_type.setdefault(operation.type, []).append(operation)
     return by_type
 

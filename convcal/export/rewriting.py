@@ -204,7 +204,7 @@ def rewrite(
 
     def check(folder: Path) -> None:
         try:
-            operations.extend(_checked(original, changed, surgery.replacements, folder))
+            operations.extend(_checked(original, surgery, folder))
         except UnsupportedModelError:  # it could not be checked
             raise
         except ConvcalError as error:
@@ -260,28 +260,29 @@ def _record(
     return json.dumps({"version": _VERSION, "rewritten": [*before, *rewritten]}, sort_keys=True)
 
 
-def _checked(
-    original: Package, changed: Package, replacements: Sequence[Replacement], folder: Path
-) -> Iterator[RewrittenOperation]:
+def _checked(original: Package, surgery: Surgery, folder: Path) -> Iterator[RewrittenOperation]:
     """Read the written package back, compare it with the old one, and give what it costs.
 
     Every operation is compared by itself or, where that cannot be, as a part of its network.
     """
     written = read_package(folder)
-    if written.serialize() != changed.serialize():
+    if written.serialize() != surgery.package.serialize():
         raise InputError("the specification does not read back as it was written")
-    if written.weights_sha256 != changed.weights_sha256:
+    if written.weights_sha256 != surgery.package.weights_sha256:
         raise InputError("the weights do not read back as they were written")
-    for function in sorted({each.function for each in replacements}):
+    for function, program in surgery.programs.items():
+        replacements = [each for each in surgery.replacements if each.function == function]
+        if not replacements:
+            continue
         _compare_description(original, written, function)
-        old, new = (_Operations(load_default(package, function)) for package in (original, written))
+        operations = _Operations(load_default(written, function))
         compared = [
-            _compare_operation(each, old, new) for each in replacements if each.function == function
+            _compare_operation(each, operations.making(each.tensors)) for each in replacements
         ]
         reason = (
             "constants that were infinite in fp16 are finite now, and outputs are meant to differ"
-            if any(each.mends_constants for each in replacements if each.function == function)
-            else _compare_networks(original, written, function)
+            if any(each.mends_constants for each in replacements)
+            else _compare_networks(original, written, function, program)
         )
         for each in compared:
             if reason is not None and each.largest_difference is None:
@@ -305,16 +306,15 @@ def _compare_description(original: Package, written: Package, function: str) -> 
             raise InputError(f"the output {feature} is not the one of the original")
 
 
-def _compare_operation(each: Replacement, old: _Operations, new: _Operations) -> RewrittenOperation:
+def _compare_operation(each: Replacement, after: Sequence[Operation]) -> RewrittenOperation:
     """Run an operation and what took its place on the same random inputs, where it can be run."""
-    before = old.making(value.name for value in each.old.outputs)
-    after = new.making(each.tensors)
+    before = [each.old]
     difference: float | None = None
     # Where its shapes are open, or the reference runtime does not have it, its network decides.
     with contextlib.suppress(UnsupportedModelError, RunnerError):
         _check_size(before)
         sample = _sample(_inputs(before))
-        results = _run_part([_with_constants(op, each.weights) for op in before], before, sample)
+        results = _run_part([_with_constants(each.old, each.weights)], before, sample)
         sample |= {wide: sample[name].astype(np.float32) for wide, name in each.narrow.items()}
         difference = _largest_difference(results, _run_part(after, before, sample))
     return RewrittenOperation(
@@ -410,11 +410,13 @@ def _random(value: Value, generator: np.random.Generator) -> NDArray[Any]:
     return np.zeros(shape, value.dtype)  # indices and conditions: valid everywhere
 
 
-def _compare_networks(original: Package, written: Package, function: str) -> str | None:
+def _compare_networks(
+    original: Package, written: Package, function: str, program: Program
+) -> str | None:
     """Run one function of both packages on the same random inputs; or say why that cannot be."""
     sample = {}
     try:
-        _check_size(each for each, _ in walk_operations(load_default(original, function)))
+        _check_size(each for each, _ in walk_operations(program))
         generator = np.random.default_rng(_SEED)
         for feature in describe(original, function=function).inputs:
             sample[feature.name] = _random_input(feature, generator)
