@@ -21,6 +21,7 @@ from convcal.coreml.crop import crop_of
 from convcal.coreml.describe import describe
 from convcal.coreml.inspection import load_default, walk_operations
 from convcal.coreml.package import Package, read_package
+from convcal.coreml.patch import patched_outputs
 from convcal.coreml.program import Operation, Program, Value
 from convcal.coreml.rewriting import Replacement, Surgery, rewrite_operations
 from convcal.errors import (
@@ -184,7 +185,8 @@ def rewrite(
     Warns
     -----
     ConvcalWarning
-        If operations that a fault touches are left as they are, or something could not be checked.
+        If operations that a fault touches are left as they are, something could not be checked, or
+        outputs carry a correction of convcal's already.
     """
     ensure_absent(target, force=force)
     load_onnxruntime()  # before any long work
@@ -196,6 +198,14 @@ def rewrite(
         warnings.warn(f"left as it is: {reason}", ConvcalWarning, stacklevel=2)
     if not surgery.replacements:
         return None
+    if corrected := patched_outputs(original):
+        warnings.warn(
+            f"the outputs {sorted(corrected)} of '{original.path}' carry a correction that was "
+            "fitted on the fault; where the rewrite cures it, that correction does harm: rewrite "
+            "the package as it was before",
+            ConvcalWarning,
+            stacklevel=2,
+        )
     changed = surgery.package
     changed.spec.description.metadata.userDefined[REWRITE_KEY] = _record(
         original, surgery, strategy, weights_from

@@ -14,6 +14,7 @@ import convcal
 from convcal.coreml._coremltools import load_coremltools
 from convcal.coreml.cures import BUILDERS
 from convcal.coreml.package import read_package
+from convcal.coreml.patch import append_corrections
 from convcal.coreml.weights import WeightFile
 from convcal.errors import ConvcalWarning, InputError, SelfCheckError, UnsupportedModelError
 from convcal.export.rewriting import REWRITE_KEY, rewrite
@@ -179,6 +180,16 @@ def test_a_package_can_be_rewritten_again(model, tmp_path):
     record = json.loads(read_package(second).spec.description.metadata.userDefined[REWRITE_KEY])
     assert [each["strategy"] for each in record["rewritten"]] == ["subpixel", *["fp32-island"] * 2]
     np.testing.assert_allclose(run(second, SAMPLE), run(model, SAMPLE), atol=2**-9)
+
+
+def test_a_correction_that_is_built_in_is_warned_of(model, tmp_path):
+    package = read_package(model)
+    correction = convcal.Correction(
+        spatial_shape=(12, 8), shift=(-1.0, -1.0), gain=(1.0,) * 3, bias=(0.0,) * 3
+    )
+    path = append_corrections(package, {"out": correction}).save(tmp_path / "corrected.mlpackage")
+    with pytest.warns(ConvcalWarning, match=r"\['out'\] of .* carry a correction"):
+        rewrite(path, tmp_path / "fixed.mlpackage", strategy="subpixel")
 
 
 def test_what_is_left_as_it_is_is_said(tmp_path):
