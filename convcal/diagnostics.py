@@ -189,6 +189,8 @@ def _abilities(parts: tuple[Part, ...]) -> tuple[Ability, ...]:
         needs("correct outputs in files", "apply", "numpy"),
         needs("export a post-processor", "export --to python", "numpy"),
         needs("export a corrected package", "export --to coreml", "coremltools"),
+        needs("find what known faults touch", "inspect", "coremltools"),
+        needs("rewrite operations", "rewrite", "coremltools", "onnx", "onnxruntime"),
         needs(
             "run models on the reference runtime",
             f"{models} --runtime reference",

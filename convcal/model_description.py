@@ -91,6 +91,14 @@ class Feature:
         more = " or …" if len(alternatives) > _MAX_ALTERNATIVES else ""
         return " or ".join(alternatives[:_MAX_ALTERNATIVES]) + more
 
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        """The shape of the tensor that the program sees for an array of this shape."""
+        if self.kind == "tensor":
+            return self.shape
+        channels = self.shape[2] if len(self.shape) == 3 else 1
+        return (1, channels, *self.shape[:2])
+
     def __str__(self) -> str:
         lengths = (str(length) if length >= 0 else "?" for length in self.shape)
         size = "x".join(lengths) or "scalar"

@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Find blobs in the weight file of an ML Program (MIL blob storage, version 2), in its bounds.
+"""Find blobs in the weight file of an ML Program (MIL blob storage, version 2), and append others.
 
 The file is a 64-byte header (number of blobs, format version) followed by blobs. A blob is a
 64-byte record (sentinel, data type, size, offset of the data, unused bits) and its data, both
@@ -25,9 +25,10 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["Blob", "WeightFile", "blob_values", "check_blob"]
+__all__ = ["Blob", "WeightFile", "WeightTail", "blob_values", "check_blob"]
 
 _ALIGNMENT = 64
+_CHUNK = 1 << 24
 _VERSION = 2
 _SENTINEL = 0xDEADBEEF
 _HEADER = struct.Struct("<II")
@@ -118,6 +119,11 @@ class WeightFile:
                 f"{_VERSION} (ML Programs, iOS 15 on) is what convcal reads; {_COPY_AGAIN}"
             )
 
+    @property
+    def content(self) -> NDArray[np.uint8]:
+        """Every byte of the file."""
+        return self._bytes
+
     def blob(self, offset: int) -> Blob:
         """Read the record at an offset.
 
@@ -168,6 +174,64 @@ class WeightFile:
 
 
 _COPY_AGAIN = "copy or export the package again"
+
+
+class WeightTail:
+    """Blobs to be appended to a weight file; what is in it stays where it is.
+
+    Parameters
+    ----------
+    path : path
+        The weight file.
+
+    Raises
+    ------
+    InputError
+        As `WeightFile`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = WeightFile(path)
+        self._size = self._file.content.size
+        self._parts: list[bytes] = []
+        self._end = self._size
+        self._n_blobs = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be appended."""
+        return not self._parts
+
+    def append(self, array: NDArray[Any]) -> int:
+        """Add an array of float16 or float32, in C order; give the offset of its record."""
+        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+        number = next(key for key, name in _DTYPES.items() if name == array.dtype.name)
+        self._pad()
+        offset = self._end
+        record = _RECORD.pack(_SENTINEL, number, len(data), offset + _ALIGNMENT, 0)
+        for part in (record.ljust(_ALIGNMENT, b"\0"), data):
+            self._parts.append(part)
+            self._end += len(part)
+        self._n_blobs += 1
+        self._pad()
+        return offset
+
+    def _pad(self) -> None:
+        if self._end % _ALIGNMENT:
+            self._parts.append(bytes(-self._end % _ALIGNMENT))
+            self._end += len(self._parts[-1])
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give the whole file with what was appended, in pieces.
+
+        Only the number of blobs in the header differs from what the file holds now.
+        """
+        content = self._file.content
+        count, version = _HEADER.unpack(content[: _HEADER.size].tobytes())
+        yield _HEADER.pack(count + self._n_blobs, version)
+        for start in range(_HEADER.size, self._size, _CHUNK):
+            yield content[start : min(start + _CHUNK, self._size)].tobytes()
+        yield from self._parts
 
 
 def blob_values(program: Any) -> Iterator[tuple[str, Any]]:

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convcal.coreml._coremltools import load_coremltools
-from convcal.coreml.weights import WeightFile
+from convcal.coreml.weights import WeightFile, WeightTail
 from convcal.errors import InputError, UnsupportedModelError
 
 # The largest value of each packed integer type, and its lowest.
@@ -79,3 +79,41 @@ def test_no_damage_makes_the_reader_leave_the_file(tmp_path_factory, data):
     except (InputError, UnsupportedModelError):
         return
     assert 0 <= blob.start <= blob.start + blob.n_bytes <= size
+
+
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_appended_arrays_are_where_coremltools_reads_them_behind_what_was_there(
+    tmp_path_factory, data
+):
+    from coremltools.libmilstoragepython import _BlobStorageReader  # noqa: TID251
+
+    def arrays(least):
+        drawn = []
+        for dtype in data.draw(st.lists(st.sampled_from(sorted(WRITERS)), min_size=least)):
+            size = data.draw(st.integers(1, 70))
+            drawn.append((dtype, data.draw(st.integers(0, 99)) + np.arange(size).astype(dtype)))
+        return drawn
+
+    path = tmp_path_factory.mktemp("weights") / "weight.bin"
+    old, new = arrays(1), arrays(0)
+    offsets = write(path, old)
+    before = path.read_bytes()
+    tail = WeightTail(path)
+    assert tail.is_empty
+    offsets += [tail.append(array) for _, array in new]
+    assert tail.is_empty == (not new)
+    path.write_bytes(b"".join(tail.chunks()))
+    after = path.read_bytes()
+    assert after[4 : len(before)] == before[4:]
+    assert int.from_bytes(after[:4], "little") == len(old) + len(new)
+    assert new or after == before
+    reader = _BlobStorageReader(str(path))
+    for (dtype, array), offset in zip(old + new, offsets, strict=True):
+        assert offset % 64 == 0
+        assert WeightFile(path).blob(offset).n_elements == array.size
+        if dtype == "float16":
+            read = np.asarray(reader.read_fp16_data(offset)).view(np.float16)
+        else:
+            read = reader.read_float_data(offset)
+        np.testing.assert_array_equal(read, array)
