@@ -24,7 +24,7 @@ def cond(graph: Graph, operation: Operation) -> list[str]:
     ]
     return graph.split_node(
         "If",
-        graph.tensor(operation.tensor("pred")),
+        _scalar(graph, graph.tensor(operation.tensor("pred")), operation.tensor("pred")),
         n_outputs=len(operation.outputs),
         then_branch=branches[0],
         else_branch=branches[1],
@@ -40,7 +40,7 @@ def while_loop(graph: Graph, operation: Operation) -> list[str]:
 
     def condition_of(tensors: list[str]) -> str:
         (holds,) = _block_of(graph, condition, tensors)
-        return holds
+        return _scalar(graph, holds, condition.outputs[0])
 
     def turn(tensors: list[str]) -> list[str]:
         results = _block_of(graph, body, tensors)
@@ -51,6 +51,11 @@ def while_loop(graph: Graph, operation: Operation) -> list[str]:
     return graph.split_node(
         "Loop", "", condition_of(starts), *starts, n_outputs=len(operation.outputs), body=loop
     )
+
+
+def _scalar(graph: Graph, tensor: str, value: Value) -> str:
+    """Give a condition as a scalar, which ONNX takes; MIL also has vectors of one."""
+    return graph.node("Reshape", tensor, graph.integers([])) if value.shape else tensor
 
 
 def _loop_variables(operation: Operation) -> tuple[Value, ...]:
