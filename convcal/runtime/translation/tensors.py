@@ -121,7 +121,7 @@ def cumsum(graph: Graph, operation: Operation) -> list[str]:
 
 
 def classify(graph: Graph, operation: Operation) -> list[str]:  # noqa: ARG001 - as the others
-    """Leave out ``classify``: a label and a table of probabilities are no tensors."""
+    """Translate ``classify`` to nothing: a label and a table of probabilities are no tensors."""
     return [""] * len(operation.outputs)
 
 
