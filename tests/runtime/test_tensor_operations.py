@@ -341,3 +341,21 @@ def test_a_condition_may_be_a_vector_of_one():
     for start, doublings in ((1, 2), (3, 0)):
         (result,) = run(package, {"x": np.float32([start, 5])}).values()
         np.testing.assert_array_equal(result, 2.0**doublings * np.float32([start, 5]))
+
+
+def test_a_slice_that_mil_and_numpy_count_differently_is_refused():
+    # x[:-1] of one element is empty in NumPy; MIL's shape inference says that it has one.
+    package = make_package(
+        lambda x: mb.slice_by_index(x=mb.relu(x=x), begin=[0, 0], end=[-1, 2]), x=(1, 2)
+    )
+    with pytest.raises(UnsupportedModelError, match=r"slice_by_index .*counts 1 .*NumPy 0"):
+        ReferenceRunner(package)
+
+
+def test_constants_that_coremltools_folds_wrongly_are_refused():
+    def build(x):
+        parts = [np.float32([1, 2]), np.float32([3, 4])]
+        return mb.add(x=x, y=mb.concat(values=parts, axis=0, interleave=True))
+
+    with pytest.raises(UnsupportedModelError, match=r"concat .*end to end"):
+        ReferenceRunner(make_package(build, x=(4,)))
