@@ -86,7 +86,8 @@ def registry() -> dict[str, list[str]]:
         new = [v for (v, each), before in zip(known, earlier, strict=False) if each is not before]
         if new:
             found[name] = new
-    return found
+    # What coremltools reads `write_state` as has no target.
+    return found | {name: [] for name in OPERATIONS if name not in found}
 
 
 def sections() -> list[tuple[ModuleType, dict[str, Callable[..., list[str]]]]]:
@@ -208,8 +209,8 @@ def with_stated_values(known: set[str]) -> set[str]:
     """Give the operations that occur in tests which state the values that they expect."""
     found: set[str] = set()
     for path in sorted((ROOT / "tests" / "runtime").glob("test_*.py")):
-        if "golden" in path.stem or "onnx" in path.stem:
-            continue
+        if any(word in path.stem for word in ("golden", "onnx", "fault", "network", "section")):
+            continue  # counted by themselves, or about something else than operations
         tops: dict[str, ast.stmt] = {}
         for node in ast.parse(path.read_text("utf-8")).body:
             if isinstance(node, ast.FunctionDef):

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convcal.checking import Thresholds, check
     from convcal.correction import Correction
     from convcal.errors import ConvcalError, ConvcalWarning
+    from convcal.estimation import align
     from convcal.export.coreml import export_coreml
     from convcal.export.python import export_python
     from convcal.filters import AxisFilter, SincFilter
@@ -41,6 +42,7 @@ _HOMES = {
     "PostProcessor": "convcal.postprocessor",
     "SincFilter": "convcal.filters",
     "Thresholds": "convcal.checking",
+    "align": "convcal.estimation",
     "check": "convcal.checking",
     "export_coreml": "convcal.export.coreml",
     "export_python": "convcal.export.python",
@@ -64,6 +66,7 @@ __all__ = [
     "PostProcessor",
     "SincFilter",
     "Thresholds",
+    "align",
     "check",
     "export_coreml",
     "export_python",

@@ -18,13 +18,22 @@ from convcal.errors import (
     ConvcalWarning,
     InputError,
     RunnerError,
-    UnavailableError,
     UnsupportedModelError,
 )
-from convcal.runtime.faults import Distortion, operation_faults
+from convcal.runtime.execution import load_onnxruntime
+from convcal.runtime.faults import Distortion
 from convcal.runtime.machine import machine_provenance
-from convcal.runtime.samples import checked_sample, from_tensor, tensor_shape, to_tensor
-from convcal.runtime.translation import OPERATIONS, translate, unsupported
+from convcal.runtime.operation_faults import operation_faults
+from convcal.runtime.samples import (
+    checked_sample,
+    default_array,
+    from_tensor,
+    tensor_shape,
+    to_tensor,
+)
+from convcal.runtime.sections import SectionedProgram
+from convcal.runtime.state import State, check_has_states
+from convcal.runtime.translation import OPERATIONS, unsupported
 
 if TYPE_CHECKING:
     from types import TracebackType
@@ -32,12 +41,15 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convcal.coreml.package import Package
-    from convcal.coreml.program import Program, Value
+    from convcal.coreml.program import Program
     from convcal.faults import Fault
     from convcal.model_description import ModelDescription
-    from convcal.runtime.translation import Translation
 
 __all__ = ["ReferenceRunner"]
+
+# Of a flexible model: so many translations, and so many bytes of weights in all of them.
+_MOST_KEPT = 8
+_LARGEST_KEPT = 1 << 28
 
 
 class ReferenceRunner:
@@ -51,10 +63,13 @@ class ReferenceRunner:
     package : Package
         Holds an ML Program.
     faults : sequence of Fault
-        Faults to emulate: those of operations inside the network, those of arrays on the
-        outputs, in their order.
+        Faults to emulate: those of operations inside the network, those of arrays where they
+        say or on the outputs, in their order.
     extra_outputs : sequence of str
-        Names of tensors of the program that `run` returns besides the outputs.
+        Names of tensors of the program that `run` returns besides the outputs; a state is
+        returned as the run leaves it.
+    function : str, optional
+        Which of the package's functions; by default its default.
     threads : int, optional
         How many threads an operation may use; by default as many as there are cores.
 
@@ -80,22 +95,21 @@ class ReferenceRunner:
         *,
         faults: Sequence[Fault] = (),
         extra_outputs: Sequence[str] = (),
+        function: str | None = None,
         threads: int | None = None,
     ) -> None:
-        self._onnxruntime = _load_onnxruntime()
-        self._description = describe(package)
+        self._onnxruntime = load_onnxruntime()
+        self._description = describe(package, function=function)
         self._package = package
+        self._function = function
         self._faults = tuple(faults)
         self._distortion = Distortion(faults)
         self._extra_outputs = tuple(extra_outputs)
         self._threads = threads
-        self._shapes: dict[str, tuple[int, ...]] | None = None
-        self._program: Program
-        self._translation: Translation
-        self._session: Any = None
         self._is_closed = False
-        self._prepare({})
-        self._warn()
+        # By the shapes of the inputs, the one that was used last at the end.
+        self._executables: dict[tuple[tuple[int, ...], ...], SectionedProgram] = {}
+        self._warn(self._prepared({}))
 
     @property
     def description(self) -> ModelDescription:
@@ -112,10 +126,9 @@ class ReferenceRunner:
             "onnx": importlib.metadata.version("onnx"),
             "onnxruntime": str(self._onnxruntime.__version__),
             **machine_provenance(),
-            **package_provenance(self._package),
+            **package_provenance(self._package, function=self._function),
+            **self._distortion.provenance,
         }
-        if self._faults:
-            entries["faults"] = "; ".join(str(fault) for fault in self._faults)
         return MappingProxyType(entries)
 
     @property
@@ -123,51 +136,65 @@ class ReferenceRunner:
         """The faults that changed no output of any sample so far."""
         return self._distortion.idle
 
-    def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def make_state(self) -> State[dict[str, NDArray[Any]]]:
+        """Make what the model keeps from one run to the next; all zeros.
+
+        Raises
+        ------
+        InputError
+            If the model keeps nothing.
+        """
+        check_has_states(self._description)
+        return State(self, {})
+
+    def run(
+        self,
+        sample: Mapping[str, NDArray[Any]],
+        *,
+        state: State[dict[str, NDArray[Any]]] | None = None,
+    ) -> dict[str, NDArray[Any]]:
         """Run one sample.
 
         Parameters
         ----------
         sample : mapping of str to ndarray
-            One array per input, of its shape. Floating inputs take any floating dtype, integer
-            inputs any integers that fit, pictures (H, W, 3) RGB or (H, W) grey uint8.
+            One array per input, of its shape; optional ones may be missing. Floating inputs take
+            any floating dtype, integer inputs any integers that fit, pictures (H, W, 3) RGB or
+            (H, W) grey uint8.
+        state : State, optional
+            From `make_state`; the run goes on from it and updates it. By default every run of a
+            model with states begins with zeros, and what it leaves is dropped.
 
         Returns
         -------
         dict of str to ndarray
             The outputs in the model's order, each of the model's own dtype (pictures uint8 RGB
-            or grey, rounded to nearest and clamped), and then the extra outputs.
+            or grey, rounded to nearest and clamped; a classifier's probabilities as a vector in
+            the order of its labels), and then the extra outputs.
 
         Raises
         ------
         InputError
-            If the sample does not match the inputs; the message says what they are.
+            If the sample does not match the inputs; the message says what they are. If the state
+            was made by another runner.
         RunnerError
             If ONNX Runtime fails, or the runner is closed.
         """
         if self._is_closed:
             raise RunnerError("the runner is closed; open the package again")
         arrays = checked_sample(sample, self._description)
-        tensors = {
-            feature.name: to_tensor(arrays[feature.name], feature)
-            for feature in self._description.inputs
-        }
-        self._prepare({name: tensor.shape for name, tensor in tensors.items()})
-        dtypes = {value.name: value.dtype for value in self._program.inputs}
-        feeds = {
-            tensor: _as_fed(tensors[name], dtypes[name])
-            for name, tensor in self._translation.inputs.items()
-        }
-        names = self._translation.outputs
-        try:
-            results = self._session.run(list(names.values()), feeds)
-        except Exception as error:  # ONNX Runtime's own exceptions have no common public class
-            raise RunnerError(f"ONNX Runtime failed on '{self._package.path}': {error}") from error
-        return self._gathered(dict(zip(names, results, strict=True)))
+        kept = None if state is None else state.content_for(self)
+        tensors = {}
+        for feature in self._description.inputs:
+            given = arrays.get(feature.name)
+            array = default_array(feature) if given is None else given
+            tensors[feature.name] = to_tensor(array, feature)
+        executable = self._prepared({name: tensor.shape for name, tensor in tensors.items()})
+        return self._gathered(executable.run(tensors, states=kept))
 
     def close(self) -> None:
         """Free the session, and warn of faults that changed nothing; it cannot run afterwards."""
-        self._session = None
+        self._executables.clear()
         self._is_closed = True
         self._distortion.warn_of_idle()
 
@@ -183,72 +210,73 @@ class ReferenceRunner:
         self.close()
 
     def _gathered(self, results: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
-        values = {value.name: value for value in _values(self._program)}
-        for name, array in results.items():
-            _check_shape(array.shape, values[name])
-        with np.errstate(over="ignore"):  # fp16 values are representable, or infinite, already
+        with np.errstate(over="ignore"):  # what fp16 cannot hold is infinite there
             outputs = {
                 feature.name: from_tensor(results[feature.name], feature)
                 for feature in self._description.outputs
             }
-            extra = {
-                name: results[name].astype(values[name].dtype)
-                for name in self._extra_outputs
-                if name not in outputs
-            }
+        extra = {name: results[name] for name in self._extra_outputs if name not in outputs}
         return {**self._distortion.apply(outputs, self._description), **extra}
 
-    def _prepare(self, shapes: Mapping[str, tuple[int, ...]]) -> None:
-        """Translate the program for the given input shapes, if it is not yet for these."""
+    def _prepared(self, shapes: Mapping[str, tuple[int, ...]]) -> SectionedProgram:
+        """Give the program for these input shapes, translated if it is not yet for them."""
         wanted = {
             feature.name: shapes.get(feature.name, tensor_shape(feature))
             for feature in self._description.inputs
         }
-        if wanted == self._shapes:
-            return
-        self._program = _read(self._package, wanted)
-        self._translation = translate(
-            self._program, outputs=self._extra_outputs, faults=operation_faults(self._faults)
-        )
-        _check_names(self._program, self._description, where=f"the package '{self._package.path}'")
-        options = self._onnxruntime.SessionOptions()
-        options.log_severity_level = 4  # fatal only: failures come as exceptions
-        if self._threads is not None:
-            options.intra_op_num_threads = self._threads
-        try:
-            self._session = self._onnxruntime.InferenceSession(
-                self._translation.model.SerializeToString(),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
-        except Exception as error:  # ONNX Runtime's own exceptions have no common public class
-            raise RunnerError(
-                f"ONNX Runtime does not take the translation of '{self._package.path}': {error}; "
-                "please report this with the package"
-            ) from error
-        self._shapes = wanted
+        key = tuple(wanted.values())
+        if (executable := self._executables.pop(key, None)) is None:
+            while len(self._executables) >= _n_kept(self._package):
+                del self._executables[next(iter(self._executables))]
+            executable = self._translated(wanted)
+        self._executables[key] = executable
+        return executable
 
-    def _warn(self) -> None:
+    def _translated(self, shapes: Mapping[str, tuple[int, ...]]) -> SectionedProgram:
+        program = _read(self._package, self._function, shapes)
+        where = f"the package '{self._package.path}'"
+        executable = SectionedProgram(
+            program,
+            distortion=self._distortion,
+            outputs=self._extra_outputs,
+            threads=self._threads,
+            where=where,
+        )
+        _check_names(program, self._description, where=where)
+        return executable
+
+    def _warn(self, executable: SectionedProgram) -> None:
         """Say once what the user should know about this program under these faults."""
-        messages = list(self._translation.warnings)
-        if operation_faults(self._faults) and not self._translation.faulted:
-            messages.append(
+        messages = [
+            *executable.warnings,
+            *(
                 f"no operation of '{self._package.path}' is one that the emulated fault "
-                f"'{operation_faults(self._faults)[0].fault}' touches; the outputs are those "
-                "without it"
-            )
+                f"'{fault.fault}' touches; the outputs are those without it"
+                for fault in operation_faults(self._faults)
+                if fault not in executable.faulted
+            ),
+        ]
         for message in messages:
             warnings.warn(message, ConvcalWarning, stacklevel=3)
 
 
-def _read(package: Package, input_shapes: Mapping[str, tuple[int, ...]]) -> Program:
+def _n_kept(package: Package) -> int:
+    """Say for how many shapes translations stay in memory; each holds the weights."""
+    path = package.weights_path
+    size = path.stat().st_size if path is not None and path.exists() else 0
+    return max(1, min(_MOST_KEPT, _LARGEST_KEPT // max(size, 1)))
+
+
+def _read(
+    package: Package, function: str | None, input_shapes: Mapping[str, tuple[int, ...]]
+) -> Program:
     """Load the program; if coremltools cannot, say which operations we could not run anyway."""
     try:
-        return load_program(package, input_shapes=input_shapes)
+        return load_program(package, function=function, input_shapes=input_shapes)
     except (InputError, UnsupportedModelError) as error:
         unknown = [
             (kind, name, "")
-            for kind, name in list_operations(package)
+            for kind, name in list_operations(package, function=function)
             if kind != "const" and kind not in OPERATIONS
         ]
         if unknown:
@@ -258,47 +286,16 @@ def _read(package: Package, input_shapes: Mapping[str, tuple[int, ...]]) -> Prog
 
 def _check_names(program: Program, description: ModelDescription, *, where: str) -> None:
     """Refuse a program that does not take and give what its description says."""
-    taken, given = ({value.name for value in part} for part in (program.inputs, program.outputs))
-    if taken != set(description.input_names) or not given >= set(description.output_names):
-        raise InputError(
-            f"{where} is described with {description}, but its program takes {sorted(taken)} and "
-            f"gives {sorted(given)}; export the package again"
-        )
-
-
-def _values(program: Program) -> list[Value]:
-    made = [value for operation in program.operations for value in operation.outputs]
-    return [*program.inputs, *made, *program.outputs]  # an output may be a constant
-
-
-def _check_shape(shape: tuple[int, ...], value: Value) -> None:
-    """Refuse a result of another shape than the program types: never wrong in silence."""
-    agrees = len(shape) == len(value.shape) and all(
-        stated in (None, length) for length, stated in zip(shape, value.shape, strict=True)
+    taken, given, kept = (
+        {value.name for value in part} for part in (program.inputs, program.outputs, program.states)
     )
-    if not agrees:
-        raise RunnerError(
-            f"the tensor '{value.name}' came out in the shape {shape}, the program says "
-            f"{value.shape}; please report this with the package"
+    if (
+        taken != set(description.input_names)
+        or kept != {feature.name for feature in description.states}
+        or not given >= set(description.output_names)
+    ):
+        keeps = f", keeps {sorted(kept)}" if kept else ""
+        raise InputError(
+            f"{where} is described with {description}, but its program takes {sorted(taken)}"
+            f"{keeps} and gives {sorted(given)}; export the package again"
         )
-
-
-def _as_fed(tensor: NDArray[Any], dtype: str) -> NDArray[Any]:
-    """Give an input the dtype in which the graph takes it: fp16 as fp32."""
-    if dtype in ("float16", "float32"):
-        with np.errstate(over="ignore"):
-            return np.ascontiguousarray(tensor.astype(dtype).astype(np.float32))
-    return np.ascontiguousarray(tensor.astype(dtype))
-
-
-def _load_onnxruntime() -> Any:
-    """Import ONNX Runtime, and see that onnx is there too."""
-    try:
-        import onnx  # noqa: F401 - the translation needs it
-        import onnxruntime
-    except ImportError as error:
-        raise UnavailableError(
-            f"the reference runtime needs the Python packages onnx and onnxruntime "
-            f"({error}); install them with pip install 'convcal[reference]'"
-        ) from error
-    return onnxruntime

@@ -80,7 +80,7 @@ def test_a_stack_of_single_channels_is_imported_as_the_message_says(convcal, fol
     applied = convcal("apply", "y.json", "reference.npz", "-o", "named.npz")
     assert applied.out.startswith("8 samples written to named.npz; corrected: y")
     stack = convcal("apply", "y.json", "observed.npz", "-o", "stack.npz")  # names no samples
-    assert stack.out.startswith("written to stack.npz; corrected: y")
+    assert stack.out.startswith("8 samples written to stack.npz; corrected: y")
 
 
 def test_the_same_calibration_comes_from_captures(convcal, folder, pair, data):
@@ -139,6 +139,19 @@ def test_check_tells_a_corrected_package_by_what_it_says_of_itself(convcal, pair
     assert "the data that the calibration was fitted on" in margins.err
     assert twice.code == 2
     assert "corrected twice" in twice.err
+
+
+def test_a_profile_is_labelled_by_its_parts_and_asked_for_by_its_name(convcal, folder, pair, data):
+    emulate = ("--data", data, "--emulate", "profile-m1-macos-14")
+    assert convcal("fit", *pair, *emulate, "-o", "net.json").code == 0
+    provenance = json.loads((folder / "net.json").read_text("utf-8"))["provenance"]
+    assert provenance["faults"] == ["crop-origin:variant=zero,precision=fp16"]
+    assert provenance["observed"]["fault_profiles"] == "profile-m1-macos-14"
+    export = ("export", "net.json", "--to", "coreml", "--model", pair[1], "-o", "new.mlpackage")
+    line = next(each for each in convcal(*export).out.splitlines() if "--emulate" in each)
+    words = [{"REFERENCE": str(pair[0]), "PATH": str(data)}.get(w, w) for w in shlex.split(line)]
+    assert words[-2:] == ["--emulate", "profile-m1-macos-14"]
+    assert convcal(*words[1:]).code == 0
 
 
 def test_fit_of_equal_models_finds_nothing_and_export_has_nothing_to_do(

@@ -284,7 +284,7 @@ def test_a_block_with_an_operation_that_is_not_translated_is_refused_by_that_nam
         ReferenceRunner(package)
 
 
-def test_a_classifier_gives_its_tensors_and_no_label(tmp_path):
+def test_a_classifier_gives_its_probabilities_its_tensors_and_no_label(tmp_path):
     path = save_package(
         tmp_path / "classifier.mlpackage",
         lambda mb, x: mb.relu(x=x, name="probabilities"),
@@ -294,10 +294,11 @@ def test_a_classifier_gives_its_tensors_and_no_label(tmp_path):
     package = read_package(path)
     with ReferenceRunner(package, extra_outputs=["probabilities"], threads=1) as runner:
         results = runner.run({"x": np.float32([[-1, 0, 2]])})
-    assert list(results) == ["probabilities"]
+    assert list(results) == ["classLabel_probs", "probabilities"]
+    np.testing.assert_array_equal(results["classLabel_probs"], [0, 0, 2])
     np.testing.assert_array_equal(results["probabilities"], [[0, 0, 2]])
-    with pytest.raises(UnsupportedModelError, match=r"classify .*has no other output"):
-        ReferenceRunner(package)
+    with pytest.raises(UnsupportedModelError, match=r"'classLabel' is of type str"):
+        ReferenceRunner(package, extra_outputs=["classLabel"])
 
 
 def test_shapes_are_reckoned_with_when_the_program_runs():

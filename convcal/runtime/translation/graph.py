@@ -75,10 +75,15 @@ class Graph:
     ----------
     warnings : list of str
         What the user should know about how the program was understood.
+    states : tuple of Value
+        What the program keeps from one run to the next.
     """
 
-    def __init__(self, translate: Callable[[Graph, Program], None]) -> None:
+    def __init__(
+        self, translate: Callable[[Graph, Program], None], states: Sequence[Value] = ()
+    ) -> None:
         self._translate = translate
+        self.states = tuple(states)
         self.warnings: list[str] = []
         self._nodes: list[Any] = []
         self._initializers: list[Any] = []

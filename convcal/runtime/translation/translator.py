@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from convcal.errors import InputError, UnsupportedModelError
@@ -17,6 +18,7 @@ from convcal.runtime.translation import (
     elementwise,
     gathering,
     linear_algebra,
+    lists,
     normalization,
     ordering,
     padding,
@@ -30,6 +32,7 @@ from convcal.runtime.translation import (
     scattering,
     shape,
     slicing,
+    states,
     suppression,
     tensors,
     transposed_convolution,
@@ -40,7 +43,15 @@ from convcal.runtime.translation.parameters import flags
 if TYPE_CHECKING:
     from convcal.coreml.program import Operation, Program, Value
 
-__all__ = ["OPERATIONS", "OperationFault", "Translation", "translate", "unsupported"]
+__all__ = [
+    "NO_TENSORS",
+    "OPERATIONS",
+    "OperationFault",
+    "Translation",
+    "find_value",
+    "translate",
+    "unsupported",
+]
 
 OPERATIONS = {
     **activations.OPERATIONS,
@@ -51,6 +62,7 @@ OPERATIONS = {
     **elementwise.OPERATIONS,
     **gathering.OPERATIONS,
     **linear_algebra.OPERATIONS,
+    **lists.OPERATIONS,
     **normalization.OPERATIONS,
     **ordering.OPERATIONS,
     **padding.OPERATIONS,
@@ -64,6 +76,7 @@ OPERATIONS = {
     **scattering.OPERATIONS,
     **shape.OPERATIONS,
     **slicing.OPERATIONS,
+    **states.OPERATIONS,
     **suppression.OPERATIONS,
     **tensors.OPERATIONS,
     **transposed_convolution.OPERATIONS,
@@ -74,16 +87,24 @@ _EXACT = frozenset(
         *comparisons.OPERATIONS,
         *control.OPERATIONS,
         *gathering.OPERATIONS,
+        *lists.OPERATIONS,
         *ordering.OPERATIONS,
         *padding.OPERATIONS,
         *rearrangement.OPERATIONS,
         *shape.OPERATIONS,
         *slicing.OPERATIONS,
+        *states.OPERATIONS,
         "tile",
     }
 )
-# What a classifier gives, and nothing can compute with.
-_NO_TENSORS = ("string", "int64", "dict")
+NO_TENSORS = ("string", "int64")
+"""The types of labels, which a classifier gives and nothing can compute with."""
+# Why there is no translation of an operation, and never will be.
+_REASONS = dict.fromkeys(
+    ("random_bernoulli", "random_categorical", "random_normal", "random_uniform"),
+    "it draws random numbers as no other runtime does, so that no two outputs can be compared; "
+    "convert the model with these numbers as an input",
+)
 _MAX_EXAMPLES = 3
 _REMEDY = (
     "run the package on macOS (runtime='coreml', --runtime coreml), or record the outputs there "
@@ -94,8 +115,16 @@ _REMEDY = (
 class OperationFault(Protocol):
     """A fault that acts inside the network, where an operation's parameters call for it."""
 
-    def translate(self, graph: Graph, operation: Operation) -> list[str] | None:
-        """Translate the operation as the device computes it; None where it does so rightly."""
+    def translate(
+        self,
+        graph: Graph,
+        operation: Operation,
+        translate: Callable[[Graph, Operation], list[str]],
+    ) -> list[str] | None:
+        """Translate the operation as the device computes it; None where it does so rightly.
+
+        The `translate` that is given does so without this fault, under the other ones.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -108,8 +137,10 @@ class Translation:
         The model.
     inputs, outputs : mapping of str to str
         From the program's name of a tensor to the model's.
-    faulted : tuple of str
-        Names of the operations that a fault acts on.
+    states : mapping of str to (str, str)
+        From the program's name of a state to what the model takes and gives of it.
+    faulted : frozenset of OperationFault
+        The faults that act on some operation.
     warnings : tuple of str
         What the user should know about how the program was understood.
     """
@@ -117,7 +148,8 @@ class Translation:
     model: Any
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    faulted: tuple[str, ...]
+    states: Mapping[str, tuple[str, str]]
+    faulted: frozenset[OperationFault]
     warnings: tuple[str, ...]
 
 
@@ -133,7 +165,7 @@ def translate(
     outputs : sequence of str
         Names of tensors to expose besides the program's outputs.
     faults : sequence of OperationFault
-        Emulated faults; of several that act on an operation, the first does.
+        Emulated faults; several that act on an operation do so together, the first outermost.
 
     Returns
     -------
@@ -147,27 +179,35 @@ def translate(
     InputError
         If `outputs` names a tensor that the program does not have.
     """
-    exposed = {value.name: value for value in program.outputs if value.dtype not in _NO_TENSORS}
-    exposed |= {name: _find(program, name) for name in outputs}
-    if not exposed:
-        labels = [(each.type, each.name) for each in program.operations if each.type == "classify"]
-        raise unsupported((*label, "the model has no other output") for label in labels)
-    faulted: list[str] = []
+    exposed = {value.name: value for value in program.outputs if value.dtype not in NO_TENSORS}
+    exposed |= {name: find_value(program, name) for name in outputs}
+    faulted: set[OperationFault] = set()
     refused: list[tuple[str, str, str]] = []
-    graph = Graph(lambda graph, block: _translate(graph, block, faults, faulted, refused))
-    inputs = {value.name: graph.reserve(value.name) for value in program.inputs}
-    for value in program.inputs:
-        graph.bind(value, inputs[value.name])
+    graph = Graph(
+        lambda graph, block: _translate(graph, block, faults, faulted, refused), program.states
+    )
+    taken = [(graph.reserve(value.name), value) for value in (*program.inputs, *program.states)]
+    for tensor, value in taken:
+        graph.bind(value, tensor)
     _translate(graph, program, faults, faulted, refused)
     if refused:
         raise unsupported(dict.fromkeys(refused))
     names = {name: graph.expose(value) for name, value in exposed.items()}
-    model = graph.model(
-        [(inputs[value.name], value) for value in program.inputs],
-        [(names[name], value) for name, value in exposed.items()],
+    kept = [(graph.expose(value), value) for value in program.states]
+    given = [(names[name], value) for name, value in exposed.items()]
+    model = graph.model(taken, [*given, *kept])
+    n_inputs = len(program.inputs)
+    return Translation(
+        model,
+        {value.name: tensor for tensor, value in taken[:n_inputs]},
+        names,
+        {
+            value.name: (before, after)
+            for (before, value), (after, _) in zip(taken[n_inputs:], kept, strict=True)
+        },
+        frozenset(faulted),
+        tuple(dict.fromkeys(graph.warnings)),
     )
-    warnings = tuple(dict.fromkeys(graph.warnings))
-    return Translation(model, inputs, names, tuple(dict.fromkeys(faulted)), warnings)
 
 
 def unsupported(refused: Iterable[tuple[str, str, str]]) -> UnsupportedModelError:
@@ -193,10 +233,20 @@ def unsupported(refused: Iterable[tuple[str, str, str]]) -> UnsupportedModelErro
     )
 
 
-def _find(program: Program, name: str) -> Value:
+def find_value(program: Program, name: str) -> Value:
+    """Give a tensor of a program by its name.
+
+    Raises
+    ------
+    InputError
+        If there is none outside of the blocks of operations.
+    UnsupportedModelError
+        If it is of a type that the reference runtime does not have.
+    """
     names = []
-    for values in ([program.inputs], *([operation.outputs] for operation in program.operations)):
-        for value in values[0]:
+    made = (operation.outputs for operation in program.operations)
+    for values in (program.inputs, program.states, *made):
+        for value in values:
             if value.name == name:
                 element_type(value)
                 return value
@@ -211,7 +261,7 @@ def _translate(
     graph: Graph,
     program: Program,
     faults: Sequence[OperationFault],
-    faulted: list[str],
+    faulted: set[OperationFault],
     refused: list[tuple[str, str, str]],
 ) -> None:
     """Add all operations to the graph; note which a fault acts on, and which cannot be added."""
@@ -227,14 +277,10 @@ def _translate(
                 if operation.type != "classify":
                     element_type(value)
             if operation.type not in OPERATIONS:
-                refused.append((operation.type, operation.name, ""))
+                reason = _REASONS.get(operation.type, "")
+                refused.append((operation.type, operation.name, reason))
             else:
-                results = (fault.translate(graph, operation) for fault in faults)
-                tensors = next((result for result in results if result is not None), None)
-                if tensors is not None:
-                    faulted.append(operation.name)
-                else:
-                    tensors = OPERATIONS[operation.type](graph, operation)
+                tensors = _translated(graph, operation, faults=faults, faulted=faulted)
         except UnsupportedModelError as error:
             refused.append((operation.type, operation.name, str(error)))
         for index, value in enumerate(operation.outputs):
@@ -243,3 +289,21 @@ def _translate(
             if value.dtype == "float16" and operation.type not in _EXACT:
                 tensor = graph.rounded(tensor)
             graph.bind(value, tensor)
+
+
+def _translated(
+    graph: Graph,
+    operation: Operation,
+    *,
+    faults: Sequence[OperationFault],
+    faulted: set[OperationFault],
+) -> list[str]:
+    """Translate one operation under faults."""
+    if not faults:
+        return OPERATIONS[operation.type](graph, operation)
+    inner = partial(_translated, faults=faults[1:], faulted=faulted)
+    tensors = faults[0].translate(graph, operation, inner)
+    if tensors is None:
+        return inner(graph, operation)
+    faulted.add(faults[0])
+    return tensors
