@@ -30,7 +30,7 @@ def cond(graph: Graph, operation: Operation) -> list[str]:
     ]
     results = graph.split_node(
         "If",
-        graph.tensor(operation.tensor("pred")),
+        _scalar(graph, graph.tensor(operation.tensor("pred")), operation.tensor("pred")),
         n_outputs=len(operation.outputs) + len(states),
         then_branch=branches[0],
         else_branch=branches[1],
@@ -47,7 +47,7 @@ def while_loop(graph: Graph, operation: Operation) -> list[str]:
     def condition_of(tensors: list[str]) -> str:
         _bind(graph, condition.inputs, tensors)
         (holds,) = graph.block(condition)
-        return holds
+        return _scalar(graph, holds, condition.outputs[0])
 
     def turn(tensors: list[str]) -> list[str]:
         _bind(graph, [*body.inputs, *states], tensors)
@@ -66,6 +66,11 @@ def while_loop(graph: Graph, operation: Operation) -> list[str]:
     )
     results = graph.split_node("Loop", "", holds, *starts, n_outputs=len(starts), body=loop)
     return _without_states(graph, operation, results)
+
+
+def _scalar(graph: Graph, tensor: str, value: Value) -> str:
+    """Give a condition as a scalar, which ONNX takes; MIL also has vectors of one."""
+    return graph.node("Reshape", tensor, graph.integers([])) if value.shape else tensor
 
 
 def _loop_variables(operation: Operation) -> tuple[Value, ...]:

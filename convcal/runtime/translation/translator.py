@@ -38,6 +38,7 @@ from convcal.runtime.translation import (
     transposed_convolution,
 )
 from convcal.runtime.translation.graph import Graph, element_type
+from convcal.runtime.translation.parameters import flags
 
 if TYPE_CHECKING:
     from convcal.coreml.program import Operation, Program, Value
@@ -266,6 +267,9 @@ def _translate(
     """Add all operations to the graph; note which a fault acts on, and which cannot be added."""
     for operation in program.operations:
         if operation.is_folded:
+            if operation.type == "concat" and flags(operation, "interleave", 1)[0]:
+                reason = "coremltools joins constants end to end that are to be interleaved"
+                refused.append((operation.type, operation.name, reason))
             continue
         tensors: Sequence[str] | None = None
         try:

@@ -56,7 +56,12 @@ def cropped_conv_transpose(graph: Graph, operation: Operation, crop: Crop) -> li
 
 
 def conv_transpose(graph: Graph, operation: Operation) -> list[str]:
-    """Translate ``conv_transpose``, 1-D to 3-D, with every way of saying what to keep."""
+    """Translate ``conv_transpose``, 1-D to 3-D, with every way of saying what to keep.
+
+    ``custom`` keeps what begins at the pad in front; ``valid`` all, and the centre if
+    ``output_shape`` makes it shorter; ``same`` the centre. What lies beyond the un-cropped result
+    is the bias alone.
+    """
     crop = crop_of(operation)
     valid = text(operation, "pad_type", default="valid") == "valid"
     if valid and any(crop.begin):
