@@ -3,12 +3,16 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convcal.coreml.weights import release_pages
 from convcal.errors import RunnerError, UnavailableError
+from convcal.runtime.allocator import large_blocks_returned
 from convcal.runtime.translation import translate
 
 if TYPE_CHECKING:
@@ -66,17 +70,28 @@ class ExecutableProgram:
         options.log_severity_level = 4  # fatal only: failures come as exceptions
         if threads is not None:
             options.intra_op_num_threads = threads
-        try:
-            self._session: Any = onnxruntime.InferenceSession(
-                self._translation.model.SerializeToString(),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
-        except Exception as error:  # ONNX Runtime's own exceptions have no common public class
-            raise RunnerError(
-                f"ONNX Runtime does not take the translation of {where}: {error}; "
-                "please report this with the package"
-            ) from error
+        # ONNX Runtime maps the file of the constants: those that it does not need in another
+        # layout are never copied.
+        with tempfile.TemporaryDirectory(prefix="convcal-", ignore_cleanup_errors=True) as folder:
+            try:
+                path = self._translation.model.save(Path(folder))
+            except OSError as error:
+                raise RunnerError(
+                    f"the translation of {where} cannot be written to '{folder}' "
+                    f"({error.strerror or error}); free some space there, or name another folder "
+                    "in the environment variable TMPDIR"
+                ) from error
+            release_pages()
+            try:
+                with large_blocks_returned():
+                    self._session: Any = onnxruntime.InferenceSession(
+                        str(path), options, providers=["CPUExecutionProvider"]
+                    )
+            except Exception as error:  # ONNX Runtime's exceptions have no common public class
+                raise RunnerError(
+                    f"ONNX Runtime does not take the translation of {where}: {error}; "
+                    "please report this with the package"
+                ) from error
 
     @property
     def translation(self) -> Translation:

@@ -5,7 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from convcal.errors import InputError, UnsupportedModelError
 from convcal.runtime.translation import (
@@ -35,6 +35,7 @@ from convcal.runtime.translation import (
     transposed_convolution,
 )
 from convcal.runtime.translation.graph import Graph, element_type
+from convcal.runtime.translation.model import Model
 
 if TYPE_CHECKING:
     from convcal.coreml.program import Operation, Program, Value
@@ -111,7 +112,7 @@ class Translation:
 
     Parameters
     ----------
-    model : onnx.ModelProto
+    model : Model
         The model.
     inputs, outputs : mapping of str to str
         From the program's name of a tensor to the model's.
@@ -121,7 +122,7 @@ class Translation:
         What the user should know about how the program was understood.
     """
 
-    model: Any
+    model: Model
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     faulted: frozenset[OperationFault]
