@@ -15,13 +15,13 @@ __all__ = ["large_blocks_returned"]
 
 # Of mallopt(3) and glibc's malloc.h.
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3
-_LARGE = 1 << 20
+_LARGE = 1 << 16
 _LARGEST_THRESHOLD = 32 << 20
 
 
 @contextlib.contextmanager
 def large_blocks_returned() -> Iterator[None]:
-    """Give blocks of more than a mebibyte back to the system as soon as they are freed.
+    """Give blocks of more than 64 KiB back to the system as soon as they are freed.
 
     For every weight that ONNX Runtime brings into another layout it frees two blocks beside the
     one it keeps. glibc, once it has seen such blocks freed, holds on to them, but in pieces that

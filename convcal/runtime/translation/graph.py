@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -74,6 +75,7 @@ class Graph:
         self._nodes: list[Any] = []
         self._constants: dict[str, NDArray[Any]] = {}
         self._names: set[str] = set()
+        self._counts: Counter[str] = Counter()
         self._tensors: dict[Value, str] = {}
 
     def bind(self, value: Value, tensor: str) -> None:
@@ -82,10 +84,10 @@ class Graph:
 
     def reserve(self, name: str) -> str:
         """Take a name like `name` that nothing else in the graph has."""
-        candidate, count = name, 0
+        candidate = name
         while candidate in self._names:
-            count += 1
-            candidate = f"{name}/{count}"
+            self._counts[name] += 1
+            candidate = f"{name}/{self._counts[name]}"
         self._names.add(candidate)
         return candidate
 
