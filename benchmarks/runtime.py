@@ -38,6 +38,7 @@ DOCS = Path(__file__).parents[1] / "docs"
 RATIO = 1.3
 SECONDS = 2.0
 SHARE = 1.5
+LEAST_TURNS = 15
 
 EXPLAINED = """\
 How to read it:
@@ -79,8 +80,9 @@ def speed(is_full: bool) -> list[Row]:
 
 
 def _compared(
-    network: Network, model: bytes, packages: list[Any], threads: int | None, n_turns: int
+    network: Network, model: bytes, packages: list[Any], threads: int | None, budget: float
 ) -> Row:
+    """Run the original and the packages by turns, for about `budget` seconds."""
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
     if threads is not None:
@@ -96,12 +98,15 @@ def _compared(
     names = [output.name for output in session.get_outputs()]
     for output, array in zip(names, results[0], strict=True):
         np.testing.assert_allclose(results[1][output], array, rtol=1e-4, atol=1e-5)
-    seconds = np.empty((n_turns, len(runs)))
-    for turn in range(n_turns):
-        for index, run in enumerate(runs):
-            start = time.perf_counter()
-            run(samples[turn % len(samples)])
-            seconds[turn, index] = time.perf_counter() - start
+    turns: list[list[float]] = []
+    end = time.perf_counter() + budget
+    while len(turns) < LEAST_TURNS or time.perf_counter() < end:
+        marks = [time.perf_counter()]
+        for run in runs:
+            run(samples[len(turns) % len(samples)])
+            marks.append(time.perf_counter())
+        turns.append(list(np.diff(marks)))
+    seconds = np.array(turns)
     fp32, fp16 = np.median(seconds[:, 1:] / seconds[:, :1], axis=0)
     shape = "x".join(str(length) for length in network.input_shape[1:])
     return Row(

@@ -157,7 +157,8 @@ def load_program(
     Returns
     -------
     Program
-        The view. Constants of the weight file are read when they are looked at.
+        The view. Constants of the weight file are read when they are looked at: the file must not
+        change as long as the program is in use.
 
     Raises
     ------

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convcal.errors import InputError, UnsupportedModelError
+from convcal.errors import InputError, UnsupportedModelError, WriteError
 
 if TYPE_CHECKING:
     import os
@@ -206,13 +206,25 @@ def spilled(array: NDArray[Any]) -> NDArray[Any]:
     """Move a large array to a temporary file without a name; give it as a read-only view.
 
     Small ones stay where they are.
+
+    Raises
+    ------
+    WriteError
+        If the operating system refuses the file.
     """
     if array.nbytes < _LEAST_SPILLED:
         return array
-    with tempfile.TemporaryFile() as file:
-        np.ascontiguousarray(array).tofile(file)
-        file.flush()
-        mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(np.ascontiguousarray(array).data)
+            file.flush()
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise WriteError(
+            f"weights of {array.nbytes} bytes cannot be written to the folder for temporary files "
+            f"'{tempfile.gettempdir()}' ({error.strerror or error}); free some space there, or "
+            "name another folder in the environment variable TMPDIR"
+        ) from error
     _MAPPINGS.add(mapping)
     return np.frombuffer(mapping, array.dtype).reshape(array.shape)
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convcal.coreml.weights import release_pages
-from convcal.errors import RunnerError, UnavailableError
+from convcal.errors import RunnerError, UnavailableError, WriteError
 from convcal.runtime.allocator import large_blocks_returned
 from convcal.runtime.translation import translate
 
@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 
     from convcal.coreml.program import Program, Value
     from convcal.runtime.translation import OperationFault, Translation
+    from convcal.runtime.translation.model import Model
 
 __all__ = ["ExecutableProgram", "load_onnxruntime"]
 
@@ -50,6 +51,8 @@ class ExecutableProgram:
         If onnx or onnxruntime is not installed.
     RunnerError
         If ONNX Runtime does not take the translation.
+    WriteError
+        If the operating system refuses a temporary file.
     """
 
     def __init__(
@@ -70,28 +73,19 @@ class ExecutableProgram:
         options.log_severity_level = 4  # fatal only: failures come as exceptions
         if threads is not None:
             options.intra_op_num_threads = threads
-        # ONNX Runtime maps the file of the constants: those that it does not need in another
-        # layout are never copied.
-        with tempfile.TemporaryDirectory(prefix="convcal-", ignore_cleanup_errors=True) as folder:
-            try:
-                path = self._translation.model.save(Path(folder))
-            except OSError as error:
-                raise RunnerError(
-                    f"the translation of {where} cannot be written to '{folder}' "
-                    f"({error.strerror or error}); free some space there, or name another folder "
-                    "in the environment variable TMPDIR"
-                ) from error
-            release_pages()
-            try:
-                with large_blocks_returned():
-                    self._session: Any = onnxruntime.InferenceSession(
-                        str(path), options, providers=["CPUExecutionProvider"]
-                    )
-            except Exception as error:  # ONNX Runtime's exceptions have no common public class
-                raise RunnerError(
-                    f"ONNX Runtime does not take the translation of {where}: {error}; "
-                    "please report this with the package"
-                ) from error
+        try:
+            self._session = _session(onnxruntime, self._translation.model, options)
+        except OSError as error:
+            raise WriteError(
+                f"the translation of {where} cannot be written to the folder for temporary files "
+                f"'{tempfile.gettempdir()}' ({error.strerror or error}); free some space there, "
+                "or name another folder in the environment variable TMPDIR"
+            ) from error
+        except Exception as error:  # ONNX Runtime's own exceptions have no common public class
+            raise RunnerError(
+                f"ONNX Runtime does not take the translation of {where}: {error}; "
+                "please report this with the package"
+            ) from error
 
     @property
     def translation(self) -> Translation:
@@ -152,6 +146,21 @@ def load_onnxruntime() -> Any:
             f"({error}); install them with pip install 'convcal[reference]'"
         ) from error
     return onnxruntime
+
+
+def _session(onnxruntime: Any, model: Model, options: Any) -> Any:
+    """Open a session by way of files.
+
+    ONNX Runtime maps the file of the constants, so that those that it does not need in another
+    layout are never copied. What is mapped stays when the file goes.
+    """
+    with tempfile.TemporaryDirectory(prefix="convcal-", ignore_cleanup_errors=True) as folder:
+        path = model.save(Path(folder))
+        release_pages()
+        with large_blocks_returned():
+            return onnxruntime.InferenceSession(
+                str(path), options, providers=["CPUExecutionProvider"]
+            )
 
 
 def _values(program: Program) -> list[Value]:

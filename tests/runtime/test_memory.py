@@ -1,6 +1,8 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """How much memory a program of many weights takes, and what holds it."""
 
+import errno
+import os
 import sys
 
 import numpy as np
@@ -8,7 +10,9 @@ import pytest
 from programs import make_package, mb
 
 from convcal.coreml.program import load_program
+from convcal.errors import WriteError
 from convcal.runtime.reference import ReferenceRunner
+from convcal.runtime.translation.model import Model
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the peak")
@@ -43,3 +47,31 @@ def test_nothing_is_left_of_the_files_that_the_runtime_writes(monkeypatch, tmp_p
         assert set(tmp_path.iterdir()) == before
         (result,) = runner.run({"x": np.ones((1, 16, 9, 9), np.float32)}).values()
     np.testing.assert_array_equal(result, np.full((1, 16, 1, 1), 16 * 81))
+
+
+def test_a_full_disk_is_named(monkeypatch):
+    def refused(*_):
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(Model, "save", refused)
+    package = make_package(lambda x: mb.relu(x=x), x=(1, 16))
+    with pytest.raises(WriteError, match=r"program\.mlpackage.*No space left on device.*TMPDIR"):
+        ReferenceRunner(package)
+
+
+def test_dense_forms_of_compressed_weights_are_spilled_to_a_file():
+    data = np.random.default_rng(0).integers(-100, 100, (600, 512)).astype(np.int8)
+
+    def build(x):
+        dense = mb.constexpr_affine_dequantize(
+            quantized_data=data, zero_point=np.int8(3), scale=np.float32(0.5), axis=0
+        )
+        return mb.linear(x=x, weight=dense)
+
+    package = make_package(build, x=(1, 512))
+    value = load_program(package).operations[-1].tensor("weight")
+    np.testing.assert_array_equal(value.constant, (data.astype(np.float32) - 3) / 2)
+    base = value.constant
+    while isinstance(base.base, np.ndarray):
+        base = base.base
+    assert not base.flags.owndata
