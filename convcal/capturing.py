@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,17 +15,26 @@ import numpy as np
 from convcal.coreml.describe import describe
 from convcal.coreml.package import read_package
 from convcal.data.arrays import write_samples
-from convcal.data.captures import Capture, open_capture
+from convcal.data.captures import Capture, open_capture, open_role
 from convcal.data.growing import check_recording, record_role
 from convcal.data.importing import import_outputs
+from convcal.data.recording import create_root
 from convcal.data.samples import CalibrationSet, check_source, open_samples
 from convcal.data.sources import sample_digest
-from convcal.files import ensure_absent
+from convcal.errors import InputError, UnavailableError
+from convcal.files import ensure_absent, staged
 from convcal.pair_sources import Data, Progress, data_provenance
-from convcal.runtime import Runner, open_runner
-from convcal.words import TIMEOUT
+from convcal.runtime import Runner, open_runner, runtime_here
+from convcal.words import ROLES, TIMEOUT
 
-__all__ = ["Recording", "capture_outputs", "import_capture", "record_outputs"]
+__all__ = [
+    "Recording",
+    "capture_by_units",
+    "capture_outputs",
+    "import_capture",
+    "path_of_units",
+    "record_outputs",
+]
 
 
 @dataclass(frozen=True)
@@ -55,6 +65,7 @@ def capture_outputs(
     target: str | os.PathLike[str],
     *,
     role: str,
+    tensors: Sequence[str] = (),
     runtime: str = "auto",
     compute_units: str = "all",
     emulate: Sequence[str] = (),
@@ -75,6 +86,9 @@ def capture_outputs(
         The capture, new or holding the other role.
     role : {'reference', 'observed'}
         Which outputs these are.
+    tensors : sequence of str
+        Intermediate tensors of the program to record beside the outputs, for finding the operation
+        at fault; fitting and checking never see them.
     runtime, compute_units : str
         Where the model runs, as `convcal.runtime.open_runner` takes them.
     emulate : sequence of str
@@ -104,27 +118,124 @@ def capture_outputs(
     """
     check_recording(target, role, append=append, force=force)
     check_source(data)
+    inner = _intermediate(model, tensors)
     with open_runner(
         model,
         runtime=runtime,
         compute_units=compute_units,
         faults=tuple(emulate),
         timeout=timeout,
+        extra_outputs=inner,
     ) as runner:
         samples = open_samples(data, runner.description)
         provenance = {**runner.provenance, "data": data_provenance(data, samples)}
         kinds = runner.description.output_kinds
         with record_role(
-            target, role, provenance=provenance, kinds=kinds, append=append, force=force
+            target,
+            role,
+            provenance=provenance,
+            kinds=kinds,
+            tensors=inner,
+            append=append,
+            force=force,
         ) as grower:
             pairs = zip(samples.names, samples, strict=True)
             for done, (name, sample) in enumerate(pairs, start=1):
                 digest = sample_digest(sample)
                 if grower.lacks(name, digest):
-                    grower.append(name, runner.run(sample), digest=digest)
+                    given = runner.run(sample)
+                    outputs = {key: array for key, array in given.items() if key not in inner}
+                    extra = {key: given[key] for key in inner}
+                    grower.append(name, outputs, tensors=extra, digest=digest)
                 if progress:
                     progress(done, len(samples))
     return open_capture(target)
+
+
+def _intermediate(model: str | os.PathLike[str], tensors: Sequence[str]) -> tuple[str, ...]:
+    """Give those of the tensors that are no outputs of the model."""
+    if not tensors:
+        return ()
+    known = describe(read_package(model)).output_names
+    return tuple(name for name in dict.fromkeys(tensors) if name not in known)
+
+
+def path_of_units(target: str | os.PathLike[str], compute_units: str) -> Path:
+    """Give the capture of one kind of compute units: of ``net.capture`` ``net.UNITS.capture``."""
+    path = Path(target)
+    return path.with_name(f"{path.stem}.{compute_units}{path.suffix}")
+
+
+def capture_by_units(
+    model: str | os.PathLike[str],
+    data: Data,
+    target: str | os.PathLike[str],
+    *,
+    role: str,
+    compute_units: Sequence[str],
+    runtime: str = "auto",
+    append: bool = False,
+    force: bool = False,
+    **how: Any,
+) -> dict[str, Capture]:
+    """Record a model's outputs on several compute units, one after the other.
+
+    Each is a capture of its own, as `path_of_units` calls it. The other role of `target`, if it
+    is there and has it, is copied into each, so that each can be fitted.
+
+    Parameters
+    ----------
+    model, data, target, role, runtime, append, force, **how
+        As for `capture_outputs`.
+    compute_units : sequence of str
+        What Core ML may use, each once.
+
+    Returns
+    -------
+    dict of str to Capture
+        By compute units.
+
+    Raises
+    ------
+    UnavailableError
+        If the reference runtime runs the model.
+    ConvcalError
+        As `capture_outputs` does; captures that were finished before stay.
+    """
+    if not 0 < len(set(compute_units)) == len(compute_units):
+        raise InputError(f"the compute units are {list(compute_units)}; give each once")
+    if runtime_here(runtime) == "reference":
+        raise UnavailableError(
+            "the reference runtime has one kind of compute units, the CPU; record without "
+            "--compute-units, or on a Mac"
+        )
+    paths = {units: path_of_units(target, units) for units in compute_units}
+    for path in paths.values():
+        check_recording(path, role, append=append, force=force)
+    captures = {}
+    for units, path in paths.items():
+        _begin_with_other_role(path, Path(target), role)
+        captures[units] = capture_outputs(
+            model,
+            data,
+            path,
+            role=role,
+            runtime=runtime,
+            compute_units=units,
+            append=append,
+            force=force,
+            **how,
+        )
+    return captures
+
+
+def _begin_with_other_role(path: Path, target: Path, role: str) -> None:
+    other = ROLES[1 - ROLES.index(role)]
+    if os.path.lexists(path) or not target.exists() or open_role(target, other) is None:
+        return
+    with staged(path) as temporary:
+        create_root(temporary)
+        shutil.copytree(target / other, temporary / other)
 
 
 def import_capture(
@@ -140,7 +251,7 @@ def import_capture(
     Parameters
     ----------
     outputs : path
-        A ``.npz`` file, as `convcal.data.import_outputs` takes it.
+        A file or folder, as `convcal.data.import_outputs` takes it.
     target : path
         The capture, new or holding the other role.
     role : {'reference', 'observed'}
@@ -215,10 +326,7 @@ def record_outputs(
     """
     path = ensure_absent(target, force=force)
     check_source(data)
-    extra: tuple[str, ...] = ()
-    if tensors:
-        known = describe(read_package(model)).output_names
-        extra = tuple(name for name in dict.fromkeys(tensors) if name not in known)
+    extra = _intermediate(model, tensors)
     described: dict[str, str] = {}
 
     def selected(runner: Runner, samples: CalibrationSet) -> Iterator[tuple[str, dict[str, Any]]]:

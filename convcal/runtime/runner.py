@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from convcal.model_description import ModelDescription
 
-__all__ = ["Runner", "open_runner"]
+__all__ = ["Runner", "open_runner", "runtime_here"]
 
 
 class Runner(Protocol):
@@ -57,6 +57,33 @@ class Runner(Protocol):
         error: BaseException | None,
         traceback: TracebackType | None,
     ) -> None: ...
+
+
+def runtime_here(runtime: str) -> str:
+    """Say which runtime a name means on this machine.
+
+    Parameters
+    ----------
+    runtime : {"auto", "coreml", "reference"}
+        As `open_runner` takes it.
+
+    Returns
+    -------
+    {"coreml", "reference"}
+
+    Raises
+    ------
+    InputError
+        If there is no such runtime.
+    UnavailableError
+        If it is Core ML, and this is no Mac.
+    """
+    if runtime not in RUNTIMES:
+        raise InputError(f"there is no runtime '{runtime}'; choose one of {', '.join(RUNTIMES)}")
+    is_macos = sys.platform == "darwin"
+    if runtime == "coreml" and not is_macos:
+        raise without_core_ml()
+    return "coreml" if is_macos and runtime != "reference" else "reference"
 
 
 def open_runner(
@@ -108,8 +135,7 @@ def open_runner(
     ConvcalWarning
         If a fault has nothing to act on, or the program is not clear about what it computes.
     """
-    if runtime not in RUNTIMES:
-        raise InputError(f"there is no runtime '{runtime}'; choose one of {', '.join(RUNTIMES)}")
+    runtime = runtime_here(runtime)
     if compute_units not in COMPUTE_UNITS:
         raise InputError(
             f"there are no compute units '{compute_units}'; "
@@ -120,10 +146,7 @@ def open_runner(
             f"the timeout is {timeout}; seconds above 0 and at most {TIMEOUT_MAX:g} are accepted"
         )
     emulated = tuple(parse_fault(each) if isinstance(each, str) else each for each in faults)
-    is_macos = sys.platform == "darwin"
-    if runtime == "coreml" and not is_macos:
-        raise without_core_ml()
-    if runtime == "reference" or not is_macos:
+    if runtime == "reference":
         from convcal.coreml.package import read_package
         from convcal.runtime.reference import ReferenceRunner
 

@@ -61,6 +61,8 @@ def test_faults_of_arrays_act_on_core_ml_too_and_are_labelled(on_a_mac):
     [
         ({"faults": ["crop-origin"]}, "'crop-origin:.*acts inside the network.*--runtime refer"),
         ({"faults": ["flush:at=y"]}, "'flush:.*at=y' acts inside the network.*--runtime refer"),
+        ({"faults": ["flush:on=conv"]}, "'flush:.*on=conv' acts inside the network"),
+        ({"faults": ["profile-m1-ane"]}, "'profile-m1-ane' acts inside the network"),
         ({"extra_outputs": ["relu_3"]}, "not its tensor 'relu_3'.*--runtime reference"),
     ],
 )
