@@ -74,8 +74,8 @@ def speed(is_full: bool) -> list[Row]:
             paths = [network.build(Path(folder), precision) for precision in PRECISIONS]
             packages = [read_package(path) for path in paths]
             model = original(network).SerializeToString()
-            n_turns = 100 if is_full else 20
-            rows += [_compared(network, model, packages, threads, n_turns) for threads in (1, None)]
+            budget = 10.0 if is_full else 1.0
+            rows += [_compared(network, model, packages, threads, budget) for threads in (1, None)]
     return rows
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -149,18 +150,21 @@ def load_onnxruntime() -> Any:
 
 
 def _session(onnxruntime: Any, model: Model, options: Any) -> Any:
-    """Open a session by way of files.
+    """Open a session, on a large model by way of files.
 
     ONNX Runtime maps the file of the constants, so that those that it does not need in another
     layout are never copied. What is mapped stays when the file goes.
     """
+    open_session = partial(
+        onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"]
+    )
+    if model.is_small:
+        return open_session(model.serialize())
     with tempfile.TemporaryDirectory(prefix="convcal-", ignore_cleanup_errors=True) as folder:
         path = model.save(Path(folder))
         release_pages()
         with large_blocks_returned():
-            return onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"]
-            )
+            return open_session(str(path))
 
 
 def _values(program: Program) -> list[Value]:

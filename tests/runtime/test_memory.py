@@ -15,6 +15,12 @@ from convcal.runtime.reference import ReferenceRunner
 from convcal.runtime.translation.model import Model
 
 
+def make_large_package():
+    """Make one whose constants go through a file."""
+    weight = np.ones((64, 64, 9, 9), np.float32)
+    return make_package(lambda x: mb.conv(x=x, weight=weight), x=(1, 64, 9, 9))
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="Linux counts the peak")
 @pytest.mark.parametrize("precision", ["fp32", "fp16"])
 def test_the_peak_is_at_most_one_and_a_half_times_the_weights(precision):
@@ -40,13 +46,12 @@ def test_constants_are_views_of_the_weight_file():
 
 def test_nothing_is_left_of_the_files_that_the_runtime_writes(monkeypatch, tmp_path):
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    weight = np.ones((16, 16, 9, 9), np.float32)
-    package = make_package(lambda x: mb.conv(x=x, weight=weight), x=(1, 16, 9, 9))
+    package = make_large_package()
     before = set(tmp_path.iterdir())
     with ReferenceRunner(package) as runner:
         assert set(tmp_path.iterdir()) == before
-        (result,) = runner.run({"x": np.ones((1, 16, 9, 9), np.float32)}).values()
-    np.testing.assert_array_equal(result, np.full((1, 16, 1, 1), 16 * 81))
+        (result,) = runner.run({"x": np.ones((1, 64, 9, 9), np.float32)}).values()
+    np.testing.assert_array_equal(result, np.full((1, 64, 1, 1), 64 * 81))
 
 
 def test_a_full_disk_is_named(monkeypatch):
@@ -54,7 +59,7 @@ def test_a_full_disk_is_named(monkeypatch):
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
     monkeypatch.setattr(Model, "save", refused)
-    package = make_package(lambda x: mb.relu(x=x), x=(1, 16))
+    package = make_large_package()
     with pytest.raises(WriteError, match=r"program\.mlpackage.*No space left on device.*TMPDIR"):
         ReferenceRunner(package)
 

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Model"]
 
+_SMALL = 1 << 20
 # Constants below this many bytes stand in the model: ONNX Runtime wants to see shapes and axes.
 _LEAST_EXTERNAL = 1 << 12
 # ONNX Runtime maps the file, and mappings begin at pages.
@@ -38,6 +39,15 @@ class Model:
     proto: Any
     constants: Mapping[str, NDArray[Any]]
 
+    @property
+    def is_small(self) -> bool:
+        """Whether the constants are few enough to go through memory."""
+        return sum(array.nbytes for array in self.constants.values()) < _SMALL
+
+    def serialize(self) -> bytes:
+        """Give the model as it is stored in a single file."""
+        return self._stored(None)
+
     def save(self, folder: Path) -> Path:
         """Write the model to a folder, large constants to a file of their own.
 
@@ -54,21 +64,26 @@ class Model:
             If the operating system refuses a write.
         """
         path = folder / "model.onnx"
-        proto = type(self.proto)()
-        proto.CopyFrom(self.proto)
         with (folder / _CONSTANTS).open("wb") as file:
-            for name, array in self.constants.items():
-                proto.graph.initializer.append(_initializer(name, array, file))
-        path.write_bytes(proto.SerializeToString())
+            path.write_bytes(self._stored(file))
         return path
 
+    def _stored(self, file: BinaryIO | None) -> bytes:
+        proto = type(self.proto)()
+        proto.CopyFrom(self.proto)
+        for name, array in self.constants.items():
+            proto.graph.initializer.append(_initializer(name, array, file))
+        data: bytes = proto.SerializeToString()
+        return data
 
-def _initializer(name: str, array: NDArray[Any], file: BinaryIO) -> Any:
+
+def _initializer(name: str, array: NDArray[Any], file: BinaryIO | None) -> Any:
+    """Make a constant that stands in the model, or in `file` if it is large."""
     from onnx import TensorProto, helper, numpy_helper
 
     if array.dtype == np.float16:
         array = array.astype(np.float32)
-    if array.nbytes < _LEAST_EXTERNAL:
+    if file is None or array.nbytes < _LEAST_EXTERNAL:
         return numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), name)
     file.write(bytes(-file.tell() % _PAGE))
     tensor = TensorProto(
