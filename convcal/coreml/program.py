@@ -17,6 +17,8 @@ import numpy as np
 from convcal.coreml._coremltools import load_coremltools
 from convcal.coreml.compression import DECOMPRESSIONS
 from convcal.coreml.describe import default_function, function_description
+from convcal.coreml.mapping import mapped_weights
+from convcal.coreml.weights import spilled
 from convcal.errors import ConvcalError, InputError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -161,7 +163,8 @@ def load_program(
     Returns
     -------
     Program
-        The view, with constants read from the weight file.
+        The view. Constants of the weight file are read when they are looked at: the file must not
+        change as long as the program is in use.
 
     Raises
     ------
@@ -186,7 +189,8 @@ def load_program(
     outputs = function_message.block_specializations[function_message.opset].outputs
     is_fixed = _fix_input_shapes(function_message, input_shapes or {})
     try:
-        loaded = load_mil_proto(message, spec.specificationVersion, str(package.weights_dir))
+        with mapped_weights(package):
+            loaded = load_mil_proto(message, spec.specificationVersion, str(package.weights_dir))
         return _with_outputs(_view(loaded.functions[name]), outputs)
     except ConvcalError:
         raise
@@ -324,7 +328,7 @@ def _view_block(block: Any, variables: Sequence[Any], values: dict[int, Value]) 
             }
             results = DECOMPRESSIONS[operation.op_type](constants)
             for variable, array in zip(operation.outputs, results, strict=True):
-                values[id(variable)] = _value(variable, array)
+                values[id(variable)] = _value(variable, spilled(array))
         outputs = tuple(value_of(variable) for variable in operation.outputs)
         blocks = tuple(_view_block(each, each.inputs, values) for each in operation.blocks)
         operations.append(Operation(operation.op_type, operation.name, arguments, outputs, blocks))

@@ -11,26 +11,39 @@ https://github.com/apple/coremltools.
 from __future__ import annotations
 
 import math
+import mmap
 import struct
+import tempfile
+import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convcal.errors import InputError, UnsupportedModelError
+from convcal.errors import InputError, UnsupportedModelError, WriteError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Blob", "WeightFile", "WeightTail", "blob_values", "check_blob"]
+__all__ = [
+    "Blob",
+    "WeightFile",
+    "WeightTail",
+    "blob_values",
+    "check_blob",
+    "release_pages",
+    "spilled",
+]
 
 _ALIGNMENT = 64
 _CHUNK = 1 << 24
 _VERSION = 2
 _SENTINEL = 0xDEADBEEF
+_LEAST_SPILLED = 1 << 20
 _HEADER = struct.Struct("<II")
 _RECORD = struct.Struct("<IIQQQ")
 
@@ -96,8 +109,9 @@ class WeightFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
         try:
-            # A mapping of its own, which lives as long as the arrays that are views of it.
-            self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+            with Path(path).open("rb") as file:
+                # It lives as long as the arrays that are views of it.
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError as error:
             raise InputError(f"the weight file '{path}' does not exist; {_COPY_AGAIN}") from error
         except ValueError as error:  # an empty file cannot be mapped
@@ -107,6 +121,8 @@ class WeightFile:
                 f"the weight file '{path}' cannot be read ({error.strerror or error}); "
                 "check its permissions"
             ) from error
+        _MAPPINGS.add(mapping)
+        self._bytes: NDArray[np.uint8] = np.frombuffer(mapping, np.uint8)
         if self._bytes.size < _ALIGNMENT:
             raise InputError(
                 f"the weight file '{path}' is corrupt: it has {self._bytes.size} bytes, less than "
@@ -171,6 +187,73 @@ class WeightFile:
                 f"not a whole number of {dtype} values; {_COPY_AGAIN}"
             )
         return Blob(dtype=dtype, start=start, n_bytes=n_bytes, n_elements=used // bits)
+
+    def array(self, offset: int, *, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
+        """Give the values of a blob, as a read-only view of the file.
+
+        Parameters
+        ----------
+        offset : int
+            As for `blob`.
+        dtype : str
+            A type that NumPy has.
+        shape : sequence of int
+
+        Raises
+        ------
+        InputError
+            If there is no valid record, its data do not lie inside the file, or they are of
+            another type or fewer than the shape asks for.
+        """
+        blob = self.blob(offset)
+        count = math.prod(shape)
+        if blob.dtype != dtype or blob.n_elements < count:
+            raise InputError(
+                f"the weight file '{self.path}' is corrupt: the blob at offset {offset} has "
+                f"{blob.n_elements} values of type {blob.dtype}, and the program expects {count} "
+                f"of type {dtype}; {_COPY_AGAIN}"
+            )
+        return np.frombuffer(self._bytes, dtype, count, blob.start).reshape(shape)
+
+
+def spilled(array: NDArray[Any]) -> NDArray[Any]:
+    """Move a large array to a temporary file without a name; give it as a read-only view.
+
+    Small ones stay where they are.
+
+    Raises
+    ------
+    WriteError
+        If the operating system refuses the file.
+    """
+    if array.nbytes < _LEAST_SPILLED:
+        return array
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(np.ascontiguousarray(array).data)
+            file.flush()
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise WriteError(
+            f"weights of {array.nbytes} bytes cannot be written to the folder for temporary files "
+            f"'{tempfile.gettempdir()}' ({error.strerror or error}); free some space there, or "
+            "name another folder in the environment variable TMPDIR"
+        ) from error
+    _MAPPINGS.add(mapping)
+    return np.frombuffer(mapping, array.dtype).reshape(array.shape)
+
+
+_MAPPINGS: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+
+
+def release_pages() -> None:
+    """Give back the memory that reading weight files and spilled arrays has taken.
+
+    The arrays that are views of them stay valid: what is looked at again is read again.
+    """
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        for mapping in _MAPPINGS:
+            mapping.madvise(mmap.MADV_DONTNEED)
 
 
 _COPY_AGAIN = "copy or export the package again"

@@ -3,12 +3,17 @@
 
 from __future__ import annotations
 
+import tempfile
 from collections.abc import Mapping, MutableMapping, Sequence
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convcal.errors import RunnerError, UnavailableError
+from convcal.coreml.weights import release_pages
+from convcal.errors import RunnerError, UnavailableError, WriteError
+from convcal.runtime.allocator import large_blocks_returned
 from convcal.runtime.translation import translate
 from convcal.runtime.translation.parameters import static_shape
 
@@ -17,6 +22,7 @@ if TYPE_CHECKING:
 
     from convcal.coreml.program import Program, Value
     from convcal.runtime.translation import OperationFault, Translation
+    from convcal.runtime.translation.model import Model
 
 __all__ = ["ExecutableProgram", "load_onnxruntime"]
 
@@ -47,6 +53,8 @@ class ExecutableProgram:
         If onnx or onnxruntime is not installed.
     RunnerError
         If ONNX Runtime does not take the translation.
+    WriteError
+        If the operating system refuses a temporary file.
     """
 
     def __init__(
@@ -69,11 +77,13 @@ class ExecutableProgram:
         if threads is not None:
             options.intra_op_num_threads = threads
         try:
-            self._session: Any = onnxruntime.InferenceSession(
-                self._translation.model.SerializeToString(),
-                options,
-                providers=["CPUExecutionProvider"],
-            )
+            self._session = _session(onnxruntime, self._translation.model, options)
+        except OSError as error:
+            raise WriteError(
+                f"the translation of {where} cannot be written to the folder for temporary files "
+                f"'{tempfile.gettempdir()}' ({error.strerror or error}); free some space there, "
+                "or name another folder in the environment variable TMPDIR"
+            ) from error
         except Exception as error:  # ONNX Runtime's own exceptions have no common public class
             raise RunnerError(
                 f"ONNX Runtime does not take the translation of {where}: {error}; "
@@ -154,6 +164,24 @@ def load_onnxruntime() -> Any:
     return onnxruntime
 
 
+def _session(onnxruntime: Any, model: Model, options: Any) -> Any:
+    """Open a session, on a large model by way of files.
+
+    ONNX Runtime maps the file of the constants, so that those that it does not need in another
+    layout are never copied. What is mapped stays when the file goes.
+    """
+    open_session = partial(
+        onnxruntime.InferenceSession, sess_options=options, providers=["CPUExecutionProvider"]
+    )
+    if model.is_small:
+        return open_session(model.serialize())
+    with tempfile.TemporaryDirectory(prefix="convcal-", ignore_cleanup_errors=True) as folder:
+        path = model.save(Path(folder))
+        release_pages()
+        with large_blocks_returned():
+            return open_session(str(path))
+
+
 def _values(program: Program) -> list[Value]:
     made = [value for operation in program.operations for value in operation.outputs]
     # An output may be a constant.
@@ -180,5 +208,5 @@ def _as_fed(tensor: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Give an input the dtype in which the graph takes it: fp16 as fp32."""
     if dtype in ("float16", "float32"):
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(tensor.astype(dtype).astype(np.float32))
-    return np.ascontiguousarray(tensor.astype(dtype))
+            return np.ascontiguousarray(tensor.astype(dtype, copy=False), np.float32)
+    return np.ascontiguousarray(tensor, dtype)

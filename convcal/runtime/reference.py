@@ -81,6 +81,8 @@ class ReferenceRunner:
         If the program has operations that are not translated yet; it lists all of them.
     UnavailableError
         If onnx or onnxruntime is not installed.
+    WriteError
+        If there is no space for a temporary file as large as the weights at fp32.
 
     Warns
     -----

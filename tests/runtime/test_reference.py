@@ -264,7 +264,7 @@ def test_a_missing_weight_file_is_named():
     weight = np.ones((16, 16, 3, 3), np.float32)
     package = make_package(lambda x: mb.conv(x=x, weight=weight), x=(1, 16, 5, 5))
     package.weights_path.unlink()
-    with pytest.raises(InputError, match=r"program\.mlpackage.*copy the whole package again"):
+    with pytest.raises(InputError, match=r"weight\.bin' does not exist; copy or export"):
         ReferenceRunner(package)
 
 

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from convcal.errors import InputError, UnsupportedModelError
 from convcal.runtime.translation import (
@@ -38,6 +38,7 @@ from convcal.runtime.translation import (
     transposed_convolution,
 )
 from convcal.runtime.translation.graph import Graph, element_type
+from convcal.runtime.translation.model import Model
 from convcal.runtime.translation.parameters import flags
 
 if TYPE_CHECKING:
@@ -133,7 +134,7 @@ class Translation:
 
     Parameters
     ----------
-    model : onnx.ModelProto
+    model : Model
         The model.
     inputs, outputs : mapping of str to str
         From the program's name of a tensor to the model's.
@@ -145,7 +146,7 @@ class Translation:
         What the user should know about how the program was understood.
     """
 
-    model: Any
+    model: Model
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
     states: Mapping[str, tuple[str, str]]

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Transposed convolution: the un-cropped result first, then the crop that MIL asks for.
+"""Transposed convolution: the un-cropped result, and the crop of it that MIL asks for.
 
-The two steps are apart because MIL leaves open which part of the un-cropped result an
+The crop is worked out apart because MIL leaves open which part of the un-cropped result an
 ``output_shape`` keeps, and because devices are known to keep the wrong one
 (apple/coremltools #2324, #2281): emulated faults move the crop.
 """
@@ -26,21 +26,26 @@ def cropped_conv_transpose(graph: Graph, operation: Operation, crop: Crop) -> li
     """Translate ``conv_transpose`` so that it keeps the part `crop` of the un-cropped result."""
     weight = operation.tensor("weight")
     rank = len(crop.full)
-    result = graph.node(
-        "ConvTranspose",
-        graph.tensor(operation.tensor("x")),
-        graph.tensor(weight),
-        kernel_shape=static_shape(weight)[2:],
-        strides=operation.integers("strides") or (1,) * rank,
-        dilations=operation.integers("dilations") or (1,) * rank,
-        group=(operation.integers("groups") or (1,))[0],
-    )
     ends = tuple(start + length for start, length in zip(crop.begin, crop.size, strict=True))
-    if any(crop.begin) or any(end < full for end, full in zip(ends, crop.full, strict=True)):
-        axes = range(2, 2 + rank)
-        result = graph.node(
-            "Slice", result, graph.integers(crop.begin), graph.integers(ends), graph.integers(axes)
-        )
+    bounds = tuple(zip(crop.begin, ends, crop.full, strict=True))
+    bias = operation.inputs.get("bias")
+    inputs = [graph.tensor(operation.tensor("x")), graph.tensor(weight)]
+    options = {
+        "kernel_shape": static_shape(weight)[2:],
+        "strides": operation.integers("strides") or (1,) * rank,
+        "dilations": operation.integers("dilations") or (1,) * rank,
+        "group": (operation.integers("groups") or (1,))[0],
+    }
+    if all(0 <= start < end <= full for start, end, full in bounds):
+        if bias is not None:
+            inputs.append(graph.tensor(operation.tensor("bias")))
+        backs = (full - end for _, end, full in bounds)
+        return [graph.node("ConvTranspose", *inputs, **options, pads=(*crop.begin, *backs))]
+    result = graph.node("ConvTranspose", *inputs, **options)
+    axes = range(2, 2 + rank)
+    result = graph.node(
+        "Slice", result, graph.integers(crop.begin), graph.integers(ends), graph.integers(axes)
+    )
     # The slice keeps what there is, possibly nothing; the tail beyond it is made here.
     tails = tuple(
         length - max(0, min(end, full) - min(start, full))
@@ -48,9 +53,8 @@ def cropped_conv_transpose(graph: Graph, operation: Operation, crop: Crop) -> li
     )
     if any(tails):
         result = graph.node("Pad", result, graph.integers((0,) * (2 + rank) + (0, 0, *tails)))
-    if "bias" in operation.inputs:
-        bias = operation.constant("bias")
-        column = np.asarray(bias, np.float32).reshape(-1, *(1,) * rank)
+    if bias is not None:
+        column = np.asarray(operation.constant("bias"), np.float32).reshape(-1, *(1,) * rank)
         result = graph.node("Add", result, graph.constant(column))
     return [result]
 
