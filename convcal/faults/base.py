@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import dataclasses
 import operator
+import re
 import zlib
 from abc import abstractmethod
 from collections.abc import Callable, Iterable, Sequence
@@ -25,6 +26,7 @@ KINDS = {
     "tuple[int, ...]": "whole numbers separated by slashes",
     "tuple[float, ...]": "numbers separated by slashes",
     "tuple[str, ...]": "words separated by slashes",
+    "tuple[str, ...] | None": "words separated by slashes",
 }
 """What the types of parameters are called; all others are words."""
 
@@ -34,9 +36,16 @@ class Fault:
     """A known way in which hardware distorts outputs, with its parameters.
 
     ``str(fault)`` gives the text that `parse_fault` takes.
+
+    Parameters
+    ----------
+    at : str, optional
+        Where inside the network it acts: the name of a tensor or of an operation, or several
+        separated by slashes. By default where its class says.
     """
 
     name: ClassVar[str]
+    at: str | None = dataclasses.field(default=None, kw_only=True)
 
     def __post_init__(self) -> None:
         for field in dataclasses.fields(self):
@@ -48,16 +57,35 @@ class Fault:
                     self._require(field.name, KINDS[kind], accepted=False)
         seed = getattr(self, "seed", None)
         self._require("seed", "at least 0", accepted=seed is None or seed >= 0)
+        # What the text of faults is made of cannot be part of a name in it.
+        is_names = self.at is None or re.fullmatch(r"[^\s,;+/]+(/[^\s,;+/]+)*", self.at)
+        self._require("at", "names separated by slashes", accepted=bool(is_names))
         self._check()
+
+    @classmethod
+    def parameters(cls) -> dict[str, str]:
+        """Give the types of its parameters by name: its own, then those that others have too."""
+        fields = sorted(dataclasses.fields(cls), key=lambda field: bool(field.kw_only))
+        return {field.name: str(field.type) for field in fields if field.init}
+
+    @property
+    def places(self) -> tuple[str, ...]:
+        """The names of `at`; none where there is no `at`."""
+        return () if self.at is None else tuple(self.at.split("/"))
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether it acts inside the network, not on outputs."""
+        return True
 
     def _check(self) -> None:
         """Refuse what is not accepted; the numbers are of their types by now."""
 
     def __str__(self) -> str:
         given = (
-            f"{field.name}={_text(value)}"
-            for field in dataclasses.fields(self)
-            if (value := getattr(self, field.name)) is not None
+            f"{name}={_text(value)}"
+            for name in self.parameters()
+            if (value := getattr(self, name)) is not None
         )
         return ":".join(part for part in (self.name, ",".join(given)) if part)
 
@@ -86,14 +114,25 @@ class Fault:
 
 @dataclass(frozen=True)
 class ArrayFault(Fault):
-    """A fault that acts on an output, whatever the network.
+    """A fault that acts on an output, or on a tensor inside, whatever the network.
 
     Same input, same parameters, same result: what is drawn at random depends on a seed and on
     the output.
+
+    Parameters
+    ----------
+    at : str, optional
+        The tensors that it distorts, or the operations whose results; what comes later in the
+        network sees them distorted. By default it distorts the model's outputs.
     """
 
     _is_of_buffer: ClassVar[bool] = False
     """Whether it sees the elements as they follow each other, of one sample at a time."""
+
+    @property
+    def is_inside(self) -> bool:
+        """Whether it acts inside the network, not on outputs."""
+        return self.at is not None
 
     def apply(
         self, y: NDArray[Any], *, channel_axis: int | None = 1, batch_axis: int | None = 0
@@ -212,12 +251,12 @@ def moments(y: NDArray[Any]) -> tuple[float, float]:
 
 def _of_kind(value: Any, kind: str) -> Any:
     """Give a parameter its type: equal faults have equal texts, and all can be hashed."""
+    if value is None and kind.endswith("None"):
+        return None
     if kind.startswith("tuple"):
         single = isinstance(value, str) or not isinstance(value, Iterable)
         values = (value,) if single else tuple(value)
-        return tuple(_of_kind(each, kind[6:-6]) for each in values)
-    if kind == "int | None" and value is None:
-        return None
+        return tuple(_of_kind(each, kind[6 : kind.index(",")]) for each in values)
     readers: dict[str, Callable[[Any], Any]] = {"float": float, "str": str}
     return readers.get(kind, operator.index)(value)
 

@@ -3,7 +3,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import re
 from collections.abc import Callable
 from typing import Any
@@ -84,11 +83,13 @@ def parse_fault(text: str) -> Fault:
     Examples
     --------
     >>> parse_fault("crop-origin:variant=half")
-    CropOrigin(variant='half', precision='fp16')
+    CropOrigin(at=None, variant='half', precision='fp16')
     >>> str(parse_fault("frac-shift:displacement=0.5/-0.25"))
     'frac-shift:displacement=0.5/-0.25'
-    >>> parse_fault("flush+fp16-round")
-    Compose(faults=(Flush(threshold=6.103515625e-05), Fp16Round()))
+    >>> parse_fault("int-shift:displacement=2,at=conv_3/conv_4").places
+    ('conv_3', 'conv_4')
+    >>> parse_fault("flush+fp16-round").faults[0]
+    Flush(at=None, threshold=6.103515625e-05)
     """
     parts = [_single(part) for part in _JOINT.split(text)]
     # Compose itself refuses those that are not of arrays.
@@ -100,7 +101,7 @@ def _single(text: str) -> Fault:
     if name not in FAULTS:
         known = ", ".join(sorted(FAULTS))
         raise InputError(f"there is no fault '{name}'; the faults are {known}")
-    fields = {field.name: str(field.type) for field in dataclasses.fields(FAULTS[name])}
+    fields = FAULTS[name].parameters()
     values: dict[str, Any] = {}
     for item in rest.split(",") if rest else ():
         key, equals, value = (part.strip() for part in item.partition("="))

@@ -4,7 +4,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from numpy.typing import NDArray
@@ -17,14 +17,14 @@ __all__ = ["Compose"]
 
 @dataclass(frozen=True)
 class Compose(ArrayFault):
-    """Several faults of arrays at once, in their order.
+    """Several faults of arrays at once and at one place, in their order.
 
-    Its text is that of its parts, joined by a plus sign.
+    Its text is that of its parts, joined by a plus sign; its place is theirs.
 
     Parameters
     ----------
     faults : sequence of ArrayFault
-        At least two. Compositions among them are taken apart.
+        At least two, which act at the same place. Compositions among them are taken apart.
 
     Notes
     -----
@@ -40,6 +40,7 @@ class Compose(ArrayFault):
 
     name = "compose"
     faults: Sequence[ArrayFault]
+    at: str | None = field(init=False, default=None)
 
     def _check(self) -> None:
         parts: list[ArrayFault] = []
@@ -52,7 +53,14 @@ class Compose(ArrayFault):
             parts += fault.faults if isinstance(fault, Compose) else [fault]
         if len(parts) < 2:
             raise InputError(f"a composition of {len(parts)} faults; at least two are accepted")
+        for part in parts:
+            if part.at != parts[0].at:
+                raise InputError(
+                    f"'{part}' does not act where '{parts[0]}' does; the parts of a composition "
+                    "act at one place: give the others beside, as another --emulate"
+                )
         object.__setattr__(self, "faults", tuple(parts))
+        object.__setattr__(self, "at", parts[0].at)
 
     def __str__(self) -> str:
         return "+".join(str(fault) for fault in self.faults)

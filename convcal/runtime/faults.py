@@ -48,7 +48,7 @@ class MovedCrop:
 
     def translate(self, graph: Graph, operation: Operation) -> list[str] | None:
         """Translate a ``conv_transpose`` with its crop at the wrong place, if this one is hit."""
-        if operation.type != "conv_transpose":
+        if operation.type != "conv_transpose" or not _is_at(self.fault, operation):
             return None
         if self.fault.precision == "fp16" and operation.outputs[0].dtype != "float16":
             return None
@@ -124,56 +124,75 @@ def operation_faults(faults: Sequence[Fault]) -> list[MovedCrop]:
     return [MovedCrop(fault) for fault in faults if isinstance(fault, CropOrigin)]
 
 
+def _is_at(fault: Fault, operation: Operation) -> bool:
+    """Say whether an operation, or a result of it, is where a fault of operations acts."""
+    names = {operation.name, *(value.name for value in operation.outputs)}
+    return not fault.places or not names.isdisjoint(fault.places)
+
+
 class Distortion:
-    """What faults of arrays do to the outputs of one model.
+    """What faults of arrays do to the tensors and outputs of one model, and whether they do.
 
     Parameters
     ----------
     faults : sequence of Fault
-        Applied in their order; those that act inside the network are passed over.
+        Applied in their order.
     """
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        self._faults = [fault for fault in faults if isinstance(fault, ArrayFault)]
-        self._idle: list[ArrayFault] = []
-        self._n_runs = 0
+        self._faults = tuple(faults)
+        self._changing: set[Fault] = set()
+        self._has_run = False
+        self._has_warned = False
+
+    @property
+    def faults(self) -> tuple[Fault, ...]:
+        """All faults, also those that this class does not apply."""
+        return self._faults
+
+    def distort(self, array: NDArray[Any], fault: ArrayFault, *, kind: str) -> NDArray[Any]:
+        """Distort a tensor, or an output of this kind, by one of the faults."""
+        layout = Layout.of(array, kind=kind)
+        distorted = fault.apply(
+            array, batch_axis=layout.batch_axis, channel_axis=layout.channel_axis
+        )
+        if not np.array_equal(array, distorted, equal_nan=array.dtype.kind == "f"):
+            self._changing.add(fault)
+        return distorted
 
     def apply(
         self, outputs: Mapping[str, NDArray[Any]], description: ModelDescription
     ) -> dict[str, NDArray[Any]]:
-        """Distort the outputs of one sample that the model declares.
+        """Distort the outputs of one sample that the model declares, by the faults without place.
 
         Outputs of the model that hold integers other than pictures (indices, labels) are left
         alone, and so are tensors that it does not declare. The axes are those of `Layout.of`.
         """
         result = dict(outputs)
-        changing = set()
         for feature in description.outputs:
             array = result.get(feature.name)
             if array is None or (array.dtype.kind != "f" and feature.kind != "image"):
                 continue
-            layout = Layout.of(array, kind=feature.kind)
             for fault in self._faults:
-                distorted = fault.apply(
-                    array, batch_axis=layout.batch_axis, channel_axis=layout.channel_axis
-                )
-                if not np.array_equal(array, distorted, equal_nan=array.dtype.kind == "f"):
-                    changing.add(fault)
-                array = distorted
+                if isinstance(fault, ArrayFault) and not fault.is_inside:
+                    array = self.distort(array, fault, kind=feature.kind)
             result[feature.name] = array
-        candidates = self._idle if self._n_runs else self._faults
-        self._idle = [fault for fault in candidates if fault not in changing]
-        self._n_runs += 1
+        self._has_run = True
         return result
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """The faults that changed no output of any sample yet; none before there was one."""
-        return tuple(str(fault) for fault in self._idle)
+        """The faults of arrays that changed nothing yet; none before there was a sample."""
+        return tuple(
+            str(fault)
+            for fault in self._faults
+            if self._has_run and isinstance(fault, ArrayFault) and fault not in self._changing
+        )
 
     def warn_of_idle(self) -> None:
         """Say once which faults changed no output of any sample; see `warn_of_idle`."""
-        idle, self._idle = self.idle, []
+        idle = () if self._has_warned else self.idle
+        self._has_warned = True
         warn_of_idle(idle)
 
 

@@ -20,10 +20,11 @@ from convcal.errors import (
     RunnerError,
     UnsupportedModelError,
 )
-from convcal.runtime.execution import ExecutableProgram, load_onnxruntime
+from convcal.runtime.execution import load_onnxruntime
 from convcal.runtime.faults import Distortion, operation_faults
 from convcal.runtime.machine import machine_provenance
 from convcal.runtime.samples import checked_sample, from_tensor, tensor_shape, to_tensor
+from convcal.runtime.sections import SectionedProgram
 from convcal.runtime.translation import OPERATIONS, unsupported
 
 if TYPE_CHECKING:
@@ -50,8 +51,8 @@ class ReferenceRunner:
     package : Package
         Holds an ML Program.
     faults : sequence of Fault
-        Faults to emulate: those of operations inside the network, those of arrays on the
-        outputs, in their order.
+        Faults to emulate: those of operations inside the network, those of arrays where they
+        say or on the outputs, in their order.
     extra_outputs : sequence of str
         Names of tensors of the program that `run` returns besides the outputs.
     threads : int, optional
@@ -90,7 +91,7 @@ class ReferenceRunner:
         self._threads = threads
         self._shapes: dict[str, tuple[int, ...]] | None = None
         self._is_closed = False
-        self._executable: ExecutableProgram | None = None
+        self._executable: SectionedProgram | None = None
         self._warn(self._prepared({}))
 
     @property
@@ -177,7 +178,7 @@ class ReferenceRunner:
         extra = {name: results[name] for name in self._extra_outputs if name not in outputs}
         return {**self._distortion.apply(outputs, self._description), **extra}
 
-    def _prepared(self, shapes: Mapping[str, tuple[int, ...]]) -> ExecutableProgram:
+    def _prepared(self, shapes: Mapping[str, tuple[int, ...]]) -> SectionedProgram:
         """Give the program for these input shapes, translated if it is not yet for them."""
         wanted = {
             feature.name: shapes.get(feature.name, tensor_shape(feature))
@@ -187,10 +188,10 @@ class ReferenceRunner:
             return self._executable
         program = _read(self._package, wanted)
         where = f"the package '{self._package.path}'"
-        self._executable = ExecutableProgram(
+        self._executable = SectionedProgram(
             program,
+            distortion=self._distortion,
             outputs=self._extra_outputs,
-            faults=operation_faults(self._faults),
             threads=self._threads,
             where=where,
         )
@@ -198,16 +199,17 @@ class ReferenceRunner:
         self._shapes = wanted
         return self._executable
 
-    def _warn(self, executable: ExecutableProgram) -> None:
+    def _warn(self, executable: SectionedProgram) -> None:
         """Say once what the user should know about this program under these faults."""
-        translation = executable.translation
-        messages = list(translation.warnings)
-        if operation_faults(self._faults) and not translation.faulted:
-            messages.append(
+        messages = [
+            *executable.warnings,
+            *(
                 f"no operation of '{self._package.path}' is one that the emulated fault "
-                f"'{operation_faults(self._faults)[0].fault}' touches; the outputs are those "
-                "without it"
-            )
+                f"'{fault.fault}' touches; the outputs are those without it"
+                for fault in operation_faults(self._faults)
+                if fault not in executable.faulted
+            ),
+        ]
         for message in messages:
             warnings.warn(message, ConvcalWarning, stacklevel=3)
 

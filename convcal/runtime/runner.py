@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any, Protocol, Self
 
 from convcal.errors import InputError
-from convcal.faults import ArrayFault, Fault, parse_fault
+from convcal.faults import Fault, parse_fault
 from convcal.runtime.machine import without_core_ml
 from convcal.words import COMPUTE_UNITS, RUNTIMES, TIMEOUT, TIMEOUT_MAX
 
@@ -141,7 +141,7 @@ def _open_coreml(
     from convcal.runtime.coreml import CoreMLRunner
     from convcal.runtime.faults import FaultyRunner
 
-    inside = [str(fault) for fault in faults if not isinstance(fault, ArrayFault)]
+    inside = [str(fault) for fault in faults if fault.is_inside]
     if inside:
         raise InputError(
             f"the fault '{inside[0]}' acts inside the network, which Core ML does not let us "

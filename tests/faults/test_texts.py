@@ -1,7 +1,6 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """The texts that faults are named by."""
 
-import dataclasses
 import re
 from pathlib import Path
 
@@ -24,6 +23,9 @@ from convcal.faults import (
 )
 
 PAGE = (Path(__file__).parents[2] / "docs" / "faults.md").read_text("utf-8")
+
+COMMON = ("at",)
+"""The parameters that all faults have; the page tells of them once."""
 
 floats = st.floats(-1e6, 1e6)
 
@@ -55,6 +57,8 @@ FAULT_TEXTS = st.one_of(
         st.sampled_from(["fp16", "all"]),
     ),
     st.lists(SINGLE_TEXTS, min_size=1, max_size=4).map("+".join),
+    st.builds("crop-origin:at={}".format, st.sampled_from(["up", "up_1/up.2"])),
+    st.builds("int-shift:at={},seed=3".format, st.from_regex(r"[\w.:=-]+(/\w+)?", fullmatch=True)),
 )
 
 
@@ -78,7 +82,11 @@ def test_a_fault_is_read_back_from_its_own_text(text):
         ("crop-origin:variant=third", "variant=third; it must be zero or half"),
         ("crop-origin:origin=1", "no parameter 'origin'; its parameters: variant, precision"),
         ("crop-origin+noise", "'crop-origin:.*' is not a fault of arrays"),
-        ("fp16-round:bits=64", "no parameter 'bits'; its parameters: none"),
+        ("fp16-round:bits=64", "no parameter 'bits'; its parameters: at"),
+        ("noise:at=", "at=; it must be names separated by slashes"),
+        ("noise:at=a//b", "at=a//b; it must be names"),
+        ("noise:at=a;b", "at=a;b; it must be names"),
+        ("noise:at=a+flush:at=b", "'flush:.*' does not act where 'noise:.*at=a' does"),
         ("channel-affine:gain", "must give 'gain' once, as gain=VALUE"),
         ("channel-affine:gain=1,gain=2", "must give 'gain' once"),
         ("channel-affine:gain=big", "gain='big'; it must be a number"),
@@ -153,7 +161,7 @@ def test_the_page_lists_exactly_the_faults_with_their_parameters():
     listed = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.*?) \|", PAGE, flags=re.MULTILINE))
     assert list(listed) == list(FAULTS)
     for name, parameters in listed.items():
-        fields = [field.name for field in dataclasses.fields(FAULTS[name])]
+        fields = [name for name in FAULTS[name].parameters() if name not in COMMON]
         assert re.findall(r"`(\w+)`", parameters) == fields, name
 
 

@@ -194,8 +194,8 @@ def test_the_graph_itself_holds_only_fp16_numbers_where_the_program_says_so(seed
     package = make_package(build, precision="float16", x=sample["x"].shape)
     values = tensors_of(package)
     runner = ReferenceRunner(package, threads=1, extra_outputs=list(values))
-    names = runner._executable.translation.outputs
-    arrays = runner._executable._session.run(list(names.values()), {"x": sample["x"]})
+    names = runner._executable.sections[0].translation.outputs
+    arrays = runner._executable.sections[0]._session.run(list(names.values()), {"x": sample["x"]})
     for name, array in zip(names, arrays, strict=True):
         if values[name].dtype == "float16":
             assert array.dtype == np.float32

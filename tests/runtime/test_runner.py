@@ -60,6 +60,7 @@ def test_faults_of_arrays_act_on_core_ml_too_and_are_labelled(on_a_mac):
     ("options", "message"),
     [
         ({"faults": ["crop-origin"]}, "'crop-origin:.*acts inside the network.*--runtime refer"),
+        ({"faults": ["flush:at=y"]}, "'flush:.*at=y' acts inside the network.*--runtime refer"),
         ({"extra_outputs": ["relu_3"]}, "not its tensor 'relu_3'.*--runtime reference"),
     ],
 )

@@ -7,11 +7,21 @@ Whatever the program types fp16 is rounded to fp16 after its operation, by the t
 """
 
 from convcal.runtime.translation.translator import (
+    NO_TENSORS,
     OPERATIONS,
     OperationFault,
     Translation,
+    find_value,
     translate,
     unsupported,
 )
 
-__all__ = ["OPERATIONS", "OperationFault", "Translation", "translate", "unsupported"]
+__all__ = [
+    "NO_TENSORS",
+    "OPERATIONS",
+    "OperationFault",
+    "Translation",
+    "find_value",
+    "translate",
+    "unsupported",
+]

@@ -39,7 +39,15 @@ from convcal.runtime.translation.graph import Graph, element_type
 if TYPE_CHECKING:
     from convcal.coreml.program import Operation, Program, Value
 
-__all__ = ["OPERATIONS", "OperationFault", "Translation", "translate", "unsupported"]
+__all__ = [
+    "NO_TENSORS",
+    "OPERATIONS",
+    "OperationFault",
+    "Translation",
+    "find_value",
+    "translate",
+    "unsupported",
+]
 
 OPERATIONS = {
     **activations.OPERATIONS,
@@ -81,8 +89,8 @@ _EXACT = frozenset(
         "tile",
     }
 )
-# What a classifier gives, and nothing can compute with.
-_NO_TENSORS = ("string", "int64", "dict")
+NO_TENSORS = ("string", "int64", "dict")
+"""The types that a classifier gives, and nothing can compute with."""
 _MAX_EXAMPLES = 3
 _REMEDY = (
     "run the package on macOS (runtime='coreml', --runtime coreml), or record the outputs there "
@@ -107,8 +115,8 @@ class Translation:
         The model.
     inputs, outputs : mapping of str to str
         From the program's name of a tensor to the model's.
-    faulted : tuple of str
-        Names of the operations that a fault acts on.
+    faulted : frozenset of OperationFault
+        The faults that act on some operation.
     warnings : tuple of str
         What the user should know about how the program was understood.
     """
@@ -116,7 +124,7 @@ class Translation:
     model: Any
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
-    faulted: tuple[str, ...]
+    faulted: frozenset[OperationFault]
     warnings: tuple[str, ...]
 
 
@@ -146,12 +154,12 @@ def translate(
     InputError
         If `outputs` names a tensor that the program does not have.
     """
-    exposed = {value.name: value for value in program.outputs if value.dtype not in _NO_TENSORS}
-    exposed |= {name: _find(program, name) for name in outputs}
+    exposed = {value.name: value for value in program.outputs if value.dtype not in NO_TENSORS}
+    exposed |= {name: find_value(program, name) for name in outputs}
     if not exposed:
         labels = [(each.type, each.name) for each in program.operations if each.type == "classify"]
         raise unsupported((*label, "the model has no other output") for label in labels)
-    faulted: list[str] = []
+    faulted: set[OperationFault] = set()
     refused: list[tuple[str, str, str]] = []
     graph = Graph(lambda graph, block: _translate(graph, block, faults, faulted, refused))
     inputs = {value.name: graph.reserve(value.name) for value in program.inputs}
@@ -166,7 +174,7 @@ def translate(
         [(names[name], value) for name, value in exposed.items()],
     )
     warnings = tuple(dict.fromkeys(graph.warnings))
-    return Translation(model, inputs, names, tuple(dict.fromkeys(faulted)), warnings)
+    return Translation(model, inputs, names, frozenset(faulted), warnings)
 
 
 def unsupported(refused: Iterable[tuple[str, str, str]]) -> UnsupportedModelError:
@@ -192,7 +200,16 @@ def unsupported(refused: Iterable[tuple[str, str, str]]) -> UnsupportedModelErro
     )
 
 
-def _find(program: Program, name: str) -> Value:
+def find_value(program: Program, name: str) -> Value:
+    """Give a tensor of a program by its name.
+
+    Raises
+    ------
+    InputError
+        If there is none outside of the blocks of operations.
+    UnsupportedModelError
+        If it is of a type that the reference runtime does not have.
+    """
     names = []
     for values in ([program.inputs], *([operation.outputs] for operation in program.operations)):
         for value in values[0]:
@@ -210,7 +227,7 @@ def _translate(
     graph: Graph,
     program: Program,
     faults: Sequence[OperationFault],
-    faulted: list[str],
+    faulted: set[OperationFault],
     refused: list[tuple[str, str, str]],
 ) -> None:
     """Add all operations to the graph; note which a fault acts on, and which cannot be added."""
@@ -225,10 +242,11 @@ def _translate(
             if operation.type not in OPERATIONS:
                 refused.append((operation.type, operation.name, ""))
             else:
-                results = (fault.translate(graph, operation) for fault in faults)
-                tensors = next((result for result in results if result is not None), None)
-                if tensors is not None:
-                    faulted.append(operation.name)
+                for fault in faults:
+                    tensors = fault.translate(graph, operation)
+                    if tensors is not None:
+                        faulted.add(fault)
+                        break
                 else:
                     tensors = OPERATIONS[operation.type](graph, operation)
         except UnsupportedModelError as error:
