@@ -64,7 +64,12 @@ def part(outline: Outline, *, given: Collection[Value], wanted: Iterable[Value])
                 used.add(value)
             elif value in made and value.constant is None:
                 waiting.append(made[value])
-    fed = {value: replace(value) for value in outline.tensors if value in used}
+    used.update(value for value in wanted if value in program.inputs)
+    fed = {
+        value: value if value in program.inputs else replace(value)
+        for value in outline.tensors
+        if value in used
+    }
     operations = tuple(
         _with_values(each, fed) for each in program.operations if each in needed
     )
@@ -74,7 +79,8 @@ def part(outline: Outline, *, given: Collection[Value], wanted: Iterable[Value])
 def in_precision(program: Program, dtype: str) -> Program:
     """Give a program another floating-point type throughout.
 
-    Weights are rounded to it; single numbers are not, since an epsilon may be 0 in fp16.
+    Constants are rounded to it, but for single numbers that it cannot hold: an epsilon may be 0
+    in fp16.
 
     Parameters
     ----------
@@ -180,9 +186,11 @@ def _retyped(program: Program, dtype: str, known: dict[Value, Value]) -> Program
             return value
         if value not in known:
             constant = value.constant
-            if constant is not None and constant.size > 1:
+            if constant is not None:
                 with np.errstate(over="ignore"):
-                    constant = constant.astype(dtype)
+                    rounded = constant.astype(dtype)
+                if constant.size > 1 or np.isclose(rounded, constant, rtol=1e-3, atol=0.0).all():
+                    constant = rounded
             known[value] = replace(value, dtype=dtype, constant=constant)
         return known[value]
 
