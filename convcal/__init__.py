@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from convcal.calibrator import OutputCalibrator
     from convcal.checking import Thresholds, check
     from convcal.correction import Correction
+    from convcal.diagnosis import Diagnosis, diagnose
     from convcal.errors import ConvcalError, ConvcalWarning
     from convcal.export.coreml import export_coreml
     from convcal.export.python import export_python
@@ -34,6 +35,7 @@ _HOMES = {
     "ConvcalError": "convcal.errors",
     "ConvcalWarning": "convcal.errors",
     "Correction": "convcal.correction",
+    "Diagnosis": "convcal.diagnosis",
     "FitOptions": "convcal.assessment",
     "Layout": "convcal.layout",
     "OutputCalibration": "convcal.calibration",
@@ -42,6 +44,7 @@ _HOMES = {
     "SincFilter": "convcal.filters",
     "Thresholds": "convcal.checking",
     "check": "convcal.checking",
+    "diagnose": "convcal.diagnosis",
     "export_coreml": "convcal.export.coreml",
     "export_python": "convcal.export.python",
     "fit": "convcal.fitting",
@@ -57,6 +60,7 @@ __all__ = [
     "ConvcalError",
     "ConvcalWarning",
     "Correction",
+    "Diagnosis",
     "FitOptions",
     "Layout",
     "OutputCalibration",
@@ -65,6 +69,7 @@ __all__ = [
     "SincFilter",
     "Thresholds",
     "check",
+    "diagnose",
     "export_coreml",
     "export_python",
     "fit",

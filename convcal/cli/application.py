@@ -13,7 +13,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import convcal
-from convcal.cli import checking, correcting, demo, fitting, machine, recording
+from convcal.cli import checking, correcting, demo, diagnosing, fitting, machine, recording
 from convcal.cli.contract import ENVELOPE, EXIT_CODES, ExitCode, Outcome, envelope
 from convcal.cli.parser import Parser, UsageError, plain_help
 from convcal.cli.terminal import prepare_streams, say, write_document, write_result
@@ -31,6 +31,7 @@ VERBS = {
     "export": correcting.add_export,
     "check": checking.add_check,
     "run": recording.add_run,
+    "diagnose": diagnosing.add_diagnose,
     "demo": demo.add_demo,
     "doctor": machine.add_doctor,
 }

@@ -90,7 +90,4 @@ def op_selector(operations: Sequence[Step]) -> str:
     # coremltools appends this to the names of what it makes fp16.
     names = [name.removesuffix("_cast_fp16") for name in names]
     test = f"op.name != {names[0]!r}" if len(names) == 1 else f"op.name not in {set(names)!r}"
-    return (
-        "compute_precision=ct.transform.FP16ComputePrecision("
-        f"op_selector=lambda op: {test})"
-    )
+    return f"compute_precision=ct.transform.FP16ComputePrecision(op_selector=lambda op: {test})"

@@ -138,9 +138,7 @@ class Programs:
         return {
             step: frozenset(
                 names[fed.name]
-                for fed in part(
-                    self.reference, given=partners, wanted=[self.pairs[value]]
-                ).inputs
+                for fed in part(self.reference, given=partners, wanted=[self.pairs[value]]).inputs
                 if fed.name in names
             )
             for step, value in self._values.items()
@@ -150,9 +148,7 @@ class Programs:
     def judgeable(self) -> tuple[str, ...]:
         """The steps that the reference runtime can judge."""
         return tuple(
-            step
-            for step in self.steps
-            if self.unrunnable.isdisjoint(self.operations[step][1])
+            step for step in self.steps if self.unrunnable.isdisjoint(self.operations[step][1])
         )
 
     def shown(self, step: str, array: Array) -> Array:
@@ -233,8 +229,8 @@ class Comparison:
                         both = (inside.astype(expected.dtype), inside)
                 else:
                     both = (expected, rounded)
-                shown = (programs.shown(step, each) for each in both)
-                yield step, Triple.of(*shown, programs.seen(step, found))
+                wanted, half = (programs.shown(step, each) for each in both)
+                yield step, Triple.of(wanted, half, programs.seen(step, found))
 
 
 def joined(triples: Sequence[Triple]) -> Triple:

@@ -165,7 +165,7 @@ class _Walk:
         alone = Comparison(programs, given=tuple(programs.pairs), steps=self._steps)
         comparisons = {"alone": alone}
         if not programs.unrunnable:
-            comparisons["together"] = Comparison(programs, given=(), steps=programs.steps)
+            comparisons["together"] = Comparison(programs, given=(), steps=programs.outputs)
         levels = self._measured("everything", comparisons)
         self.search.alone = levels["alone"]
         self.search.together = levels.get("together", {})
@@ -174,6 +174,9 @@ class _Walk:
             self._judge(step)
             if self.search.culprits and not self._is_complete:
                 return
+        if not self.search.culprits and any(e.is_wrong for e in self.search.together.values()):
+            drift = Comparison(programs, given=(), steps=programs.steps)
+            self.search.together = self._measured("drift", {"together": drift})["together"]
 
     def by_halves(self) -> None:
         """Halve the program until the steps that are wrong are left."""
@@ -221,11 +224,7 @@ class _Walk:
         needed = {programs.value(step) for step in programs.outputs}
         for step in (*self._steps[position:], *self._passed_over):
             needed |= programs.sources[step]
-        return [
-            step
-            for step in self._steps[:position]
-            if programs.value(step) in needed
-        ]
+        return [step for step in self._steps[:position] if programs.value(step) in needed]
 
     def _judge(self, step: str) -> None:
         """Look at one step by itself, all samples together."""
@@ -288,9 +287,9 @@ class _Walk:
         result: dict[str, dict[str, Levels]] = {}
         for key in comparisons:
             worst: dict[str, Levels] = {}
-            for sample in names:
-                for step, levels in (self._journal.known(f"{run}/{key}", sample) or {}).items():
-                    worst[step] = worst[step].joined(levels) if step in worst else levels
+            for name in names:
+                for step, each in (self._journal.known(f"{run}/{key}", name) or {}).items():
+                    worst[step] = worst[step].joined(each) if step in worst else each
             result[key] = worst
         return result
 

@@ -320,9 +320,7 @@ class _Matcher:
                 if one not in self.pairs
             )
         ]
-        follows = [
-            each for each in free if self._follows(operation.outputs[0], each.outputs[0])
-        ]
+        follows = [each for each in free if self._follows(operation.outputs[0], each.outputs[0])]
         same = [each for each in free if each.type == operation.type]
         weighted = [each for each in same if _has_same_weights(operation, each)]
         for candidates in (

@@ -82,9 +82,7 @@ class Outline:
 
     def operands(self, operation: Operation) -> list[Value]:
         """Give the tensors that an operation computes from, in order; constants are left out."""
-        return [
-            self.origin(value) for value in values_of(operation) if self._is_computed(value)
-        ]
+        return [self.origin(value) for value in values_of(operation) if self._is_computed(value)]
 
     def _is_computed(self, value: Value) -> bool:
         return value.constant is None and self.origin(value) in self.positions

@@ -42,9 +42,7 @@ class _Side:
             forced = {value.name: arrays[index] for value, arrays in given.items()}
             for name, array in computation.run({**sample, **forced}):
                 parts[name].append(fingerprint(array))
-        return {
-            value: np.concatenate(parts[value.name]) for value in wanted if parts[value.name]
-        }
+        return {value: np.concatenate(parts[value.name]) for value in wanted if parts[value.name]}
 
     def arrays(self, wanted: Sequence[Value]) -> dict[Value, list[Array]]:
         """Compute some tensors."""

@@ -70,9 +70,7 @@ def part(outline: Outline, *, given: Collection[Value], wanted: Iterable[Value])
         for value in outline.tensors
         if value in used
     }
-    operations = tuple(
-        _with_values(each, fed) for each in program.operations if each in needed
-    )
+    operations = tuple(_with_values(each, fed) for each in program.operations if each in needed)
     return Program(tuple(fed.values()), wanted, operations)
 
 

@@ -104,5 +104,3 @@ def conclude(*, reference_is_right: bool, observed_is_right: bool, is_same: bool
     if is_same:
         return "reference and observed agree and the source differs: the converter is at fault"
     return "all three differ: the converter is at fault, and the device or fp16, too"
-
-
