@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from convcal.correction import Correction
     from convcal.diagnosis import Diagnosis, diagnose
     from convcal.errors import ConvcalError, ConvcalWarning
+    from convcal.estimation import align
     from convcal.export.coreml import export_coreml
     from convcal.export.python import export_python
     from convcal.filters import AxisFilter, SincFilter
@@ -43,6 +44,7 @@ _HOMES = {
     "PostProcessor": "convcal.postprocessor",
     "SincFilter": "convcal.filters",
     "Thresholds": "convcal.checking",
+    "align": "convcal.estimation",
     "check": "convcal.checking",
     "diagnose": "convcal.diagnosis",
     "export_coreml": "convcal.export.coreml",
@@ -68,6 +70,7 @@ __all__ = [
     "PostProcessor",
     "SincFilter",
     "Thresholds",
+    "align",
     "check",
     "diagnose",
     "export_coreml",

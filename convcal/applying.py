@@ -4,10 +4,12 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from numpy.typing import NDArray
 
 from convcal.calibration import Calibration
 from convcal.correction import Precision
@@ -28,7 +30,7 @@ class Application:
     path : pathlib.Path
         The file that was written.
     n_samples : int
-        How many samples it holds.
+        How many samples it holds; where its keys name none, the length of the batch.
     corrected, unchanged : tuple of str
         The outputs that have a correction, and those that were copied.
     """
@@ -88,7 +90,7 @@ def apply_to_file(
                 where = f"sample '{sample}' of " if sample is not None else ""
                 raise InputError(f"{where}'{os.fspath(outputs)}': {error}") from None
             seen.update(dict.fromkeys(arrays))
-            n_samples += 1
+            n_samples += 1 if sample is not None else _batch(arrays, process)
 
     write_samples(path, corrected(), force=force)
     changed = {name for name, item in process.corrections.items() if not item.is_identity}
@@ -98,3 +100,13 @@ def apply_to_file(
         tuple(name for name in seen if name in changed),
         tuple(name for name in seen if name not in changed),
     )
+
+
+def _batch(arrays: Mapping[str, NDArray[Any]], process: PostProcessor) -> int:
+    """Give how many samples lie along the batch axis of the corrected outputs."""
+    lengths = (
+        arrays[name].shape[correction.batch_axis]
+        for name, correction in process.corrections.items()
+        if name in arrays and correction.batch_axis is not None
+    )
+    return next(lengths, 1)

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from numbers import Real
 from typing import Any, cast
 
 import numpy as np
@@ -15,6 +14,7 @@ from convcal.correction import AxisFilter, Correction, SincFilter
 from convcal.errors import InputError
 from convcal.estimation import Estimate, OutputStatistics, estimate, estimate_statistics
 from convcal.layout import Layout, excess, without_excess
+from convcal.records import is_number
 from convcal.words import MODELS
 
 __all__ = ["FitOptions", "assess", "assess_statistics"]
@@ -57,7 +57,7 @@ class FitOptions:
             raise InputError(
                 f"model is {self.model!r}; {', '.join(('auto', *MODELS))} are accepted"
             )
-        if not _is_number(self.holdout) or not 0 < self.holdout <= 0.5:
+        if not is_number(self.holdout) or not 0 < self.holdout <= 0.5:
             raise InputError(
                 f"holdout is {self.holdout!r}; a share above 0 and at most 0.5 is accepted"
             )
@@ -72,16 +72,11 @@ class FitOptions:
                 f"max_shift is {self.max_shift!r}; whole numbers of at least 0 are accepted"
             )
         if self.data_range is not None and (
-            not _is_number(self.data_range) or not 0 < self.data_range < np.inf
+            not is_number(self.data_range) or not 0 < self.data_range < np.inf
         ):
             raise InputError(
                 f"data_range is {self.data_range!r}; a finite number above 0 is accepted"
             )
-
-
-def _is_number(value: object) -> bool:
-    """Tell whether a value is one real number; a boolean is none."""
-    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def assess(

@@ -201,6 +201,10 @@ class OutputCalibrator(BaseEstimator):  # type: ignore[misc]
         InputError
             If parameters, shapes or dtypes differ.
         """
+        if not isinstance(other, OutputCalibrator):
+            raise InputError(
+                f"the other is of type {type(other).__name__}; accepted is an OutputCalibrator"
+            )
         mine, theirs = self.get_params(), other.get_params()
         if mine != theirs:
             differing = [key for key in mine if mine[key] != theirs[key]]

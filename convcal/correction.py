@@ -22,7 +22,8 @@ __all__ = ["AxisFilter", "Correction", "Precision", "SincFilter"]
 Precision = Literal["float32", "output"]
 
 _DTYPES = ("float16", "float32", "float64", "uint8", "int8", "int16", "uint16", "int32", "int64")
-FP16_LARGEST = 65504.0
+
+FP16_LARGEST = float(np.finfo(np.float16).max)
 
 MAX_SIZE = 2**31 - 1
 SCALES = (0.5, 2.0)

@@ -4,11 +4,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Real
 from typing import Any
 
 from convcal.errors import InputError
 
-__all__ = ["Record"]
+__all__ = ["Record", "is_number"]
 
 
 class Record:
@@ -42,14 +43,14 @@ class Record:
     def numbers(self, key: str) -> tuple[float, ...]:
         """Give a list of numbers."""
         values = self.value(key)
-        if not isinstance(values, list) or not all(_is_number(value) for value in values):
+        if not isinstance(values, list) or not all(is_number(value) for value in values):
             raise InputError(f"'{key}' must be a list of numbers")
         return tuple(_float(value, key) for value in values)
 
     def number(self, key: str) -> float:
         """Give a number."""
         value = self.value(key)
-        if not _is_number(value):
+        if not is_number(value):
             raise InputError(f"'{key}' must be a number, not {value!r}")
         return _float(value, key)
 
@@ -100,8 +101,9 @@ def _is_whole(value: object) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
-def _is_number(value: object) -> bool:
-    return isinstance(value, float) or _is_whole(value)
+def is_number(value: object) -> bool:
+    """Tell whether a value is one real number; a boolean is none."""
+    return isinstance(value, Real) and not isinstance(value, bool)
 
 
 def _float(value: float, key: str) -> float:

@@ -254,6 +254,8 @@ def test_calibrators_with_other_parameters_or_shapes_are_not_merged(pair):
     with pytest.raises(InputError, match="those before"):
         calibrator.merge(OutputCalibrator().partial_fit(reference[..., 1:], observed[..., 1:]))
     assert calibrator.merge(OutputCalibrator()).n_samples_seen_ == 10
+    with pytest.raises(InputError, match="of type NoneType"):
+        calibrator.merge(None)
     assert calibrator.merge(calibrator).n_samples_seen_ == 20
 
 

@@ -97,8 +97,7 @@ def _render_application(application: Application, calibration: Calibration) -> l
     parts: list[RenderableType] = []
     if calibration.is_identity:
         parts.append(f"the calibration is {calibration.verdict} and changes nothing")
-    # A single one may be a stack that does not name its samples.
-    samples = f"{application.n_samples} samples " if application.n_samples != 1 else ""
+    samples = f"{application.n_samples} sample{'s' if application.n_samples != 1 else ''} "
     names = ", ".join(printable(name) for name in application.corrected) or "none"
     parts.append(f"{samples}written to {application.path}; corrected: {names}")
     if application.unchanged:

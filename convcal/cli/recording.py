@@ -60,19 +60,23 @@ _RUN_EPILOG = """\
 example:
   convcal run fp16.mlpackage --data pictures/ -o outputs.npz
 
-faults for --emulate, with what they are by default (docs/faults.md; + joins):
-  crop-origin:variant=zero,precision=fp16
-  int-shift:displacement=1,fill=edge,seed=0  frac-shift:displacement=-0.5
-  scale-corner:growth=0.00048828125,corner=start  scale-centre:ratio=0.984375
-  grid-quant:mode=stored  row-stride:fill=zero,seed=0
-  flat-offset:displacement=1,fill=zero,seed=0
+faults for --emulate (docs/faults.md; + joins; inside: at=NAME/… or on=TYPE/…):
+  crop-origin:variant=zero,precision=fp16  stride-one  fp16-index
+  fp16-scale:constant=1/(N-1),corner=start  fp16-grid:mode=stored
+  fp16-epsilon:subnormals=zero  slice-saturate:limit=4094.0
+  lut-activation:knots=33,reach=8.0  int-shift:displacement=1,fill=edge,seed=0
+  frac-shift:displacement=-0.5  scale-corner:growth=0.00048828125,corner=start
+  scale-centre:ratio=0.984375  grid-quant:mode=stored
+  row-stride:fill=zero,seed=0  flat-offset:displacement=1,fill=zero,seed=0
   overlong:tail=1,fill=zero,seed=0  stride-collapse:stride=2
   channel-affine:gain=1.0,bias=0.0  channel-dead:channels=0,value=0.0
   edge-gain:width=1,gain=0.5,side=both  last-elem:error=1.0
   saturate:limit=65504.0,to=clamp,nan=keep  cliff:threshold=10.4,value=0.0
-  lut-bias:function=sigmoid,knots=33,reach=8.0
-  flush:threshold=6.103515625e-05  fp16-round  noise:relative=0.01,seed=0
-  garbage:strength=1.0,seed=0  prefix-only:length=4,along=last,seed=0"""
+  lut-bias:function=sigmoid,knots=33,reach=8.0  flush:threshold=6.103515625e-05
+  fp16-round  noise:relative=0.01,seed=0  garbage:strength=1.0,seed=0
+  prefix-only:length=4,along=last,seed=0
+devices: profile-m1-ane  profile-m2-ane  profile-m5-ane  profile-m1-macos-14
+  profile-mps-macos-12"""
 
 
 def add_capture(verbs: Verbs) -> None:

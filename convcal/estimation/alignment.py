@@ -16,6 +16,7 @@ from convcal.errors import InputError
 from convcal.estimation.arrays import Part, check_arrays, check_limits, choose_part
 from convcal.estimation.overlap import score_shifts
 from convcal.estimation.refinement import MODEL_ERROR, Refinement, line_gains, refine_shift
+from convcal.records import is_number
 
 __all__ = ["Alignment", "align"]
 
@@ -120,6 +121,8 @@ def align(
     if not spatial:
         raise InputError(f"the outputs have shape {ref.shape}: there is no spatial axis")
     limits = check_limits(max_shift, spatial)
+    if not is_number(n_values) or n_values < 1:
+        raise InputError(f"n_values is {n_values!r}; accepted is a whole number of at least 1")
     pair = ref, obs
     coarse = _search(pair, limits=limits, n_values=_COARSE)
     if not coarse.is_related:

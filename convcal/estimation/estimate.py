@@ -37,6 +37,7 @@ from convcal.estimation.standard import clipped, standardised
 from convcal.estimation.structure import CLEAR_GROWTH
 from convcal.estimation.validity import Validity, find_valid
 from convcal.estimation.verdict import judge
+from convcal.records import is_number
 from convcal.words import MODELS
 
 __all__ = ["Estimate", "estimate"]
@@ -190,8 +191,8 @@ def estimate(
     limits = check_limits(max_shift, spatial)
     if model != "auto" and model not in MODELS:
         raise InputError(f"model is {model!r}; accepted are 'auto', {', '.join(map(repr, MODELS))}")
-    if not 0 < holdout <= 0.5:
-        raise InputError(f"holdout is {holdout}; accepted is a share above 0 and at most 0.5")
+    if not is_number(holdout) or not 0 < holdout <= 0.5:
+        raise InputError(f"holdout is {holdout!r}; accepted is a share above 0 and at most 0.5")
     peak = _check_range(data_range, ref_given)
     # The products are small and many: a second thread of the BLAS only spins between them.
     with threadpool_limits(1, user_api="blas"):
@@ -341,8 +342,8 @@ def _structured(facts: Facts, data: Data, *, model: str) -> list[Candidate]:
 
 def _check_range(data_range: float | None, reference: NDArray[np.generic]) -> float:
     if data_range is not None:
-        if not (np.isfinite(data_range) and data_range > 0):
-            raise InputError(f"data_range is {data_range}; accepted is a finite number above 0")
+        if not is_number(data_range) or not 0 < data_range < np.inf:
+            raise InputError(f"data_range is {data_range!r}; accepted is a finite number above 0")
         return float(data_range)
     return default_range(reference)
 

@@ -205,6 +205,10 @@ class OutputStatistics:
         InputError
             If parameters, shapes or dtypes differ.
         """
+        if not isinstance(other, OutputStatistics):
+            raise InputError(
+                f"the other is of type {type(other).__name__}; accepted is OutputStatistics"
+            )
         mine, its = (self.max_shift, self.budget), (other.max_shift, other.budget)
         if mine != its:
             raise InputError(

@@ -16,7 +16,7 @@ Array = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
 # The largest fp16 value; what lies at or beyond it in an fp16 output was clipped or overflowed.
-_FP16_LARGEST = 65504.0
+_FP16_LARGEST = float(np.finfo(np.float16).max)
 
 
 @dataclass(frozen=True, eq=False)

@@ -60,6 +60,7 @@ class Fault:
         # What the text of faults is made of cannot be part of a name in it.
         is_names = self.at is None or re.fullmatch(r"[^\s,;+/]+(/[^\s,;+/]+)*", self.at)
         self._require("at", "names separated by slashes", accepted=bool(is_names))
+        self._check_place()
         self._check()
 
     @classmethod
@@ -77,6 +78,9 @@ class Fault:
     def is_inside(self) -> bool:
         """Whether it acts inside the network, not on outputs."""
         return True
+
+    def _check_place(self) -> None:
+        """Refuse further ways to say where it acts."""
 
     def _check(self) -> None:
         """Refuse what is not accepted; the numbers are of their types by now."""
@@ -111,6 +115,16 @@ class Fault:
         what = "finite numbers" if isinstance(getattr(self, name), tuple) else "a finite number"
         self._require(name, what, accepted=bool(values.size and np.isfinite(values).all()))
 
+    def _per_axis(self, values: Sequence[Any], n_axes: int) -> tuple[Any, ...]:
+        """Give one value per spatial axis, from one or from as many."""
+        if len(values) == 1:
+            return tuple(values) * n_axes
+        if len(values) != n_axes:
+            raise InputError(
+                f"the fault '{self}' is for {len(values)} spatial axes, the output has {n_axes}"
+            )
+        return tuple(values)
+
 
 @dataclass(frozen=True)
 class ArrayFault(Fault):
@@ -124,7 +138,11 @@ class ArrayFault(Fault):
     at : str, optional
         The tensors that it distorts, or the operations whose results; what comes later in the
         network sees them distorted. By default it distorts the model's outputs.
+    on : tuple of str, optional
+        Instead of `at`: the types of operations, such as ``conv``, that it distorts all results of.
     """
+
+    on: tuple[str, ...] | None = dataclasses.field(default=None, kw_only=True)
 
     _is_of_buffer: ClassVar[bool] = False
     """Whether it sees the elements as they follow each other, of one sample at a time."""
@@ -132,7 +150,13 @@ class ArrayFault(Fault):
     @property
     def is_inside(self) -> bool:
         """Whether it acts inside the network, not on outputs."""
-        return self.at is not None
+        return self.at is not None or self.on is not None
+
+    def _check_place(self) -> None:
+        is_types = self.on is None or (self.on and all(re.fullmatch(r"\w+", e) for e in self.on))
+        self._require("on", "types of operations, separated by slashes", accepted=bool(is_types))
+        is_single = self.at is None or self.on is None
+        self._require("on", "left out where 'at' is given", accepted=is_single)
 
     def apply(
         self, y: NDArray[Any], *, channel_axis: int | None = 1, batch_axis: int | None = 0
@@ -190,16 +214,6 @@ class ArrayFault(Fault):
         self, y: NDArray[Any], channel: int | None, spatial: tuple[int, ...]
     ) -> NDArray[Any]:
         """Give a new array; `channel` and `spatial` are axes of `y`, none of them negative."""
-
-    def _per_axis(self, values: Sequence[Any], n_axes: int) -> tuple[Any, ...]:
-        """Give one value per spatial axis, from one or from as many."""
-        if len(values) == 1:
-            return tuple(values) * n_axes
-        if len(values) != n_axes:
-            raise InputError(
-                f"the fault '{self}' is for {len(values)} spatial axes, the output has {n_axes}"
-            )
-        return tuple(values)
 
     def _generator(self, y: NDArray[Any]) -> np.random.Generator:
         """Give a generator that depends on the seed and on the output."""

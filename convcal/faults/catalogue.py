@@ -14,7 +14,17 @@ from convcal.faults.gains import ChannelAffine, ChannelDead, EdgeGain, LastElem
 from convcal.faults.geometry import FracShift, GridQuant, IntShift, ScaleCentre, ScaleCorner
 from convcal.faults.memory import FlatOffset, Overlong, RowStride, StrideCollapse
 from convcal.faults.noise import Garbage, Noise, PrefixOnly
-from convcal.faults.operations import CropOrigin
+from convcal.faults.operations import (
+    CropOrigin,
+    Fp16Epsilon,
+    Fp16Grid,
+    Fp16Index,
+    Fp16Scale,
+    LutActivation,
+    SliceSaturate,
+    StrideOne,
+)
+from convcal.faults.profiles import PROFILES
 from convcal.faults.values import Cliff, Flush, Fp16Round, LutBias, Saturate
 
 __all__ = ["FAULTS", "parse_fault"]
@@ -23,6 +33,13 @@ FAULTS: dict[str, type[Fault]] = {
     fault.name: fault
     for fault in (
         CropOrigin,
+        StrideOne,
+        Fp16Index,
+        Fp16Scale,
+        Fp16Grid,
+        Fp16Epsilon,
+        SliceSaturate,
+        LutActivation,
         IntShift,
         FracShift,
         ScaleCorner,
@@ -55,6 +72,7 @@ _READERS: dict[str, Callable[[str], Any]] = {
     "tuple[int, ...]": lambda text: tuple(int(part) for part in text.split("/")),
     "tuple[float, ...]": lambda text: tuple(float(part) for part in text.split("/")),
     "tuple[str, ...]": lambda text: tuple(text.split("/")),
+    "tuple[str, ...] | None": lambda text: tuple(text.split("/")),
 }
 # A plus sign that leads to a name: not that of 1e+06, nor that of =+inf.
 _JOINT = re.compile(r"(?<![=/])\+(?=\s*[a-z])")
@@ -67,7 +85,7 @@ def parse_fault(text: str) -> Fault:
     ----------
     text : str
         ``NAME`` or ``NAME:key=value,…``; parameters that are not given have their defaults.
-        Several of these, joined by ``+``, are one composition.
+        Several of these, joined by ``+``, are one composition. Or the name of one of `PROFILES`.
 
     Returns
     -------
@@ -89,7 +107,7 @@ def parse_fault(text: str) -> Fault:
     >>> parse_fault("int-shift:displacement=2,at=conv_3/conv_4").places
     ('conv_3', 'conv_4')
     >>> parse_fault("flush+fp16-round").faults[0]
-    Flush(at=None, threshold=6.103515625e-05)
+    Flush(at=None, on=None, threshold=6.103515625e-05)
     """
     parts = [_single(part) for part in _JOINT.split(text)]
     # Compose itself refuses those that are not of arrays.
@@ -98,8 +116,12 @@ def parse_fault(text: str) -> Fault:
 
 def _single(text: str) -> Fault:
     name, _, rest = text.strip().partition(":")
+    if name in PROFILES and not rest:
+        return PROFILES[name]
     if name not in FAULTS:
-        known = ", ".join(sorted(FAULTS))
+        known = ", ".join((*sorted(FAULTS), *PROFILES))
+        if name in PROFILES:
+            raise InputError(f"the profile '{name}' has no parameters; give its name alone")
         raise InputError(f"there is no fault '{name}'; the faults are {known}")
     fields = FAULTS[name].parameters()
     values: dict[str, Any] = {}

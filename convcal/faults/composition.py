@@ -41,6 +41,7 @@ class Compose(ArrayFault):
     name = "compose"
     faults: Sequence[ArrayFault]
     at: str | None = field(init=False, default=None)
+    on: tuple[str, ...] | None = field(init=False, default=None)
 
     def _check(self) -> None:
         parts: list[ArrayFault] = []
@@ -54,13 +55,14 @@ class Compose(ArrayFault):
         if len(parts) < 2:
             raise InputError(f"a composition of {len(parts)} faults; at least two are accepted")
         for part in parts:
-            if part.at != parts[0].at:
+            if (part.at, part.on) != (parts[0].at, parts[0].on):
                 raise InputError(
                     f"'{part}' does not act where '{parts[0]}' does; the parts of a composition "
                     "act at one place: give the others beside, as another --emulate"
                 )
         object.__setattr__(self, "faults", tuple(parts))
         object.__setattr__(self, "at", parts[0].at)
+        object.__setattr__(self, "on", parts[0].on)
 
     def __str__(self) -> str:
         return "+".join(str(fault) for fault in self.faults)

@@ -1,69 +1,28 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""What emulated faults do to a runner: inside the network, and to its outputs."""
+"""What emulated faults of arrays do to the tensors of a model."""
 
 from __future__ import annotations
 
-import dataclasses
 import warnings
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
 from convcal.errors import ConvcalWarning
-from convcal.faults import ArrayFault, CropOrigin, Fault
+from convcal.faults import ArrayFault, Fault, Profile, expanded
 from convcal.layout import Layout
-from convcal.runtime.translation.transposed_convolution import (
-    Crop,
-    crop_of,
-    cropped_conv_transpose,
-)
 
 if TYPE_CHECKING:
     from types import TracebackType
 
     from numpy.typing import NDArray
 
-    from convcal.coreml.program import Operation
     from convcal.model_description import ModelDescription
     from convcal.runtime.runner import Runner
-    from convcal.runtime.translation.graph import Graph
 
-__all__ = ["Distortion", "FaultyRunner", "MovedCrop", "operation_faults", "warn_of_idle"]
-
-
-@dataclass(frozen=True)
-class MovedCrop:
-    """`CropOrigin` at work.
-
-    Parameters
-    ----------
-    fault : CropOrigin
-        Its parameters.
-    """
-
-    fault: CropOrigin
-
-    def translate(self, graph: Graph, operation: Operation) -> list[str] | None:
-        """Translate a ``conv_transpose`` with its crop at the wrong place, if this one is hit."""
-        if operation.type != "conv_transpose" or not _is_at(self.fault, operation):
-            return None
-        if self.fault.precision == "fp16" and operation.outputs[0].dtype != "float16":
-            return None
-        crop = crop_of(operation)
-        if crop.is_regular:
-            return None
-        moved = dataclasses.replace(crop, begin=self._begin(crop))
-        if moved == crop:
-            return None
-        return cropped_conv_transpose(graph, operation, moved)
-
-    def _begin(self, crop: Crop) -> tuple[int, ...]:
-        if self.fault.variant == "zero":
-            return (0,) * len(crop.full)
-        return tuple(max(0, f - n) // 2 for f, n in zip(crop.full, crop.size, strict=True))
+__all__ = ["Distortion", "FaultyRunner", "warn_of_idle"]
 
 
 class FaultyRunner:
@@ -79,7 +38,6 @@ class FaultyRunner:
 
     def __init__(self, runner: Runner, faults: Sequence[Fault]) -> None:
         self._runner = runner
-        self._faults = tuple(faults)
         self._distortion = Distortion(faults)
 
     @property
@@ -90,8 +48,7 @@ class FaultyRunner:
     @property
     def provenance(self) -> Mapping[str, str]:
         """What runs the model, and which faults are emulated."""
-        faults = "; ".join(str(fault) for fault in self._faults)
-        return MappingProxyType({**self._runner.provenance, "faults": faults})
+        return MappingProxyType({**self._runner.provenance, **self._distortion.provenance})
 
     @property
     def idle_faults(self) -> tuple[str, ...]:
@@ -119,17 +76,6 @@ class FaultyRunner:
         self.close()
 
 
-def operation_faults(faults: Sequence[Fault]) -> list[MovedCrop]:
-    """Give those that act inside the network, ready for the translator."""
-    return [MovedCrop(fault) for fault in faults if isinstance(fault, CropOrigin)]
-
-
-def _is_at(fault: Fault, operation: Operation) -> bool:
-    """Say whether an operation, or a result of it, is where a fault of operations acts."""
-    names = {operation.name, *(value.name for value in operation.outputs)}
-    return not fault.places or not names.isdisjoint(fault.places)
-
-
 class Distortion:
     """What faults of arrays do to the tensors and outputs of one model, and whether they do.
 
@@ -140,15 +86,31 @@ class Distortion:
     """
 
     def __init__(self, faults: Sequence[Fault]) -> None:
-        self._faults = tuple(faults)
+        self._given = tuple(faults)
+        self._faults = expanded(faults)
         self._changing: set[Fault] = set()
         self._has_run = False
         self._has_warned = False
 
     @property
     def faults(self) -> tuple[Fault, ...]:
-        """All faults, also those that this class does not apply."""
+        """All faults, also those that this class does not apply; the parts of profiles."""
         return self._faults
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """The label of what runs under these faults: each of them, and the names of profiles."""
+        profiles = [str(fault) for fault in self._given if isinstance(fault, Profile)]
+        entries = {"faults": self._faults, "fault_profiles": profiles}
+        return {
+            key: "; ".join(str(fault) for fault in values)
+            for key, values in entries.items()
+            if values
+        }
+
+    def note(self, faults: Iterable[Fault]) -> None:
+        """Take note of faults that change something inside the network."""
+        self._changing.update(faults)
 
     def distort(self, array: NDArray[Any], fault: ArrayFault, *, kind: str) -> NDArray[Any]:
         """Distort a tensor, or an output of this kind, by one of the faults."""
@@ -182,11 +144,16 @@ class Distortion:
 
     @property
     def idle(self) -> tuple[str, ...]:
-        """The faults of arrays that changed nothing yet; none before there was a sample."""
+        """The faults of arrays that changed nothing yet; none before there was a sample.
+
+        And the profiles of which no part did.
+        """
         return tuple(
             str(fault)
-            for fault in self._faults
-            if self._has_run and isinstance(fault, ArrayFault) and fault not in self._changing
+            for fault in self._given
+            if self._has_run
+            and isinstance(fault, ArrayFault | Profile)
+            and self._changing.isdisjoint(expanded([fault]))
         )
 
     def warn_of_idle(self) -> None:

@@ -21,8 +21,9 @@ from convcal.errors import (
     UnsupportedModelError,
 )
 from convcal.runtime.execution import load_onnxruntime
-from convcal.runtime.faults import Distortion, operation_faults
+from convcal.runtime.faults import Distortion
 from convcal.runtime.machine import machine_provenance
+from convcal.runtime.operation_faults import operation_faults
 from convcal.runtime.samples import checked_sample, from_tensor, tensor_shape, to_tensor
 from convcal.runtime.sections import SectionedProgram
 from convcal.runtime.translation import OPERATIONS, unsupported
@@ -110,9 +111,8 @@ class ReferenceRunner:
             "onnxruntime": str(self._onnxruntime.__version__),
             **machine_provenance(),
             **package_provenance(self._package),
+            **self._distortion.provenance,
         }
-        if self._faults:
-            entries["faults"] = "; ".join(str(fault) for fault in self._faults)
         return MappingProxyType(entries)
 
     @property

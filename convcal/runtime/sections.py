@@ -13,8 +13,8 @@ from convcal.coreml.program import Program
 from convcal.errors import InputError
 from convcal.faults import ArrayFault
 from convcal.runtime.execution import ExecutableProgram
-from convcal.runtime.faults import operation_faults
-from convcal.runtime.translation import NO_TENSORS, find_value
+from convcal.runtime.operation_faults import EmulatedFault, operation_faults
+from convcal.runtime.translation import NO_TENSORS, OPERATIONS, find_value, translate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from convcal.coreml.program import Operation, Value
     from convcal.faults import Fault
     from convcal.runtime.faults import Distortion
-    from convcal.runtime.translation import OperationFault
 
 __all__ = ["SectionedProgram"]
+
+_FLOATING = ("float16", "float32")
 
 
 class SectionedProgram:
@@ -75,15 +76,19 @@ class SectionedProgram:
         extra = [find_value(program, name) for name in outputs]
         # Of an output that nothing can compute with (a label), the runtime gives nothing.
         self._wanted = tuple(dict.fromkeys(value.name for value in (*program.outputs, *extra)))
+        if self._faults:
+            translate(program)  # so that what cannot be translated is listed for all sections
+        self._operation_faults = operation_faults(distortion.faults)
         self._sections = [
             ExecutableProgram(
                 section,
-                faults=operation_faults(distortion.faults),
+                faults=self._operation_faults,
                 threads=threads,
                 where=where,
             )
             for section in _sections(program, extra, self._faults)
         ]
+        distortion.note(each.fault for each in self.faulted)
 
     @property
     def sections(self) -> tuple[ExecutableProgram, ...]:
@@ -97,9 +102,10 @@ class SectionedProgram:
         return tuple(dict.fromkeys(warning for warnings in each for warning in warnings))
 
     @property
-    def faulted(self) -> frozenset[OperationFault]:
+    def faulted(self) -> frozenset[EmulatedFault]:
         """The faults of operations that act on some operation."""
-        return frozenset().union(*(section.translation.faulted for section in self._sections))
+        acting = set().union(*(section.translation.faulted for section in self._sections))
+        return frozenset(each for each in self._operation_faults if each in acting)
 
     def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run once.
@@ -160,6 +166,9 @@ def _by_value(program: Program, faults: Iterable[Fault]) -> dict[Value, list[Arr
     }
     result: dict[Value, list[ArrayFault]] = {}
     for fault in faults:
+        if isinstance(fault, ArrayFault) and fault.on is not None:
+            for value in _results(program, fault):
+                result.setdefault(value, []).append(fault)
         for name in fault.places:
             if name not in made and not (name in nested and not isinstance(fault, ArrayFault)):
                 raise _unknown(fault, name, made, nested)
@@ -170,24 +179,49 @@ def _by_value(program: Program, faults: Iterable[Fault]) -> dict[Value, list[Arr
     return result
 
 
+def _results(program: Program, fault: ArrayFault) -> Iterator[Value]:
+    """Give the floating results of all operations of the types that a fault acts on."""
+    types = fault.on or ()
+    unknown = [each for each in types if each not in OPERATIONS]
+    if unknown:
+        raise InputError(
+            f"the fault '{fault}' is to act on results of '{unknown[0]}', of which the reference "
+            f"runtime knows nothing; the types of operations are {', '.join(sorted(OPERATIONS))}"
+        )
+    for operation in program.operations:
+        for block in operation.blocks:
+            for nested in _operations(block):
+                if nested.type in types:
+                    raise _unreachable(fault, nested.name, operation)
+        if operation.type in types:
+            for value in operation.outputs:
+                if value.constant is None and value.dtype in _FLOATING:
+                    yield value
+
+
+def _operations(block: Program) -> Iterator[Operation]:
+    """Give all operations of a block, nested ones included."""
+    for operation in block.operations:
+        yield operation
+        for nested in operation.blocks:
+            yield from _operations(nested)
+
+
 def _names(block: Program) -> Iterator[str]:
     """Give the names of all operations and tensors of a block, nested ones included."""
     yield from (value.name for value in block.inputs)
-    for operation in block.operations:
+    for operation in _operations(block):
         yield operation.name
         yield from (value.name for value in operation.outputs)
         for nested in operation.blocks:
-            yield from _names(nested)
+            yield from (value.name for value in nested.inputs)
 
 
 def _unknown(
     fault: Fault, name: str, made: Iterable[str], nested: Mapping[str, Operation]
 ) -> InputError:
     if name in nested:
-        return InputError(
-            f"the fault '{fault}' is to act at '{name}', which lies inside the {nested[name]}; "
-            "faults of arrays act on tensors outside of blocks: name a result of that operation"
-        )
+        return _unreachable(fault, name, nested[name])
     names = list(made)
     some = ", ".join(f"'{each}'" for each in names[:20])
     return InputError(
@@ -196,11 +230,18 @@ def _unknown(
     )
 
 
+def _unreachable(fault: Fault, name: str, outside: Operation) -> InputError:
+    return InputError(
+        f"the fault '{fault}' is to act at '{name}', which lies inside the {outside}; "
+        "faults of arrays act on tensors outside of blocks: name those with at=NAME"
+    )
+
+
 def _check_place(fault: ArrayFault, value: Value) -> None:
     wrong = ""
     if value.constant is not None:
         wrong = "does not depend on the inputs"
-    elif value.dtype not in ("float16", "float32"):
+    elif value.dtype not in _FLOATING:
         wrong = f"is of type {value.dtype}"
     if wrong:
         raise InputError(

@@ -214,11 +214,13 @@ def test_output_goes_through_any_encoding(folder, captured):
     assert b"\\xfc" in done.stdout
 
 
-def test_the_help_lists_every_fault_with_its_defaults(convcal):
-    from convcal.faults import FAULTS
+def test_the_help_lists_every_fault_with_its_defaults_and_every_profile(convcal):
+    from convcal.faults import FAULTS, PROFILES
 
-    listed = convcal("run", "--help").out.split("faults for --emulate", 1)[1].split("\n", 1)[1]
-    assert listed.split() == [str(fault()) for fault in FAULTS.values()]
+    text = convcal("run", "--help").out.split("faults for --emulate", 1)[1]
+    faults, profiles = text.split("):", 1)[1].split("devices:", 1)
+    assert faults.split() == [str(fault()) for fault in FAULTS.values()]
+    assert profiles.split() == list(PROFILES)
 
 
 def test_an_unknown_flag_leads_to_the_help_of_the_verb(convcal):

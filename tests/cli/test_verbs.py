@@ -80,7 +80,7 @@ def test_a_stack_of_single_channels_is_imported_as_the_message_says(convcal, fol
     applied = convcal("apply", "y.json", "reference.npz", "-o", "named.npz")
     assert applied.out.startswith("8 samples written to named.npz; corrected: y")
     stack = convcal("apply", "y.json", "observed.npz", "-o", "stack.npz")  # names no samples
-    assert stack.out.startswith("written to stack.npz; corrected: y")
+    assert stack.out.startswith("8 samples written to stack.npz; corrected: y")
 
 
 def test_the_same_calibration_comes_from_captures(convcal, folder, pair, data):

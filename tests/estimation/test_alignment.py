@@ -108,6 +108,13 @@ def test_a_channel_without_relation_among_others_has_infinite_errors():
     assert np.isinf(found.bias_error[1])
 
 
+@pytest.mark.parametrize("n_values", ["x", 0, True])
+def test_a_number_of_values_that_is_none_is_refused(n_values):
+    pair = make_pair((32, 32), n_samples=1)
+    with pytest.raises(InputError, match="n_values is"):
+        align(pair.reference, pair.observed, n_values=n_values)
+
+
 def test_infinities_of_both_signs_are_refused():
     reference = np.ones((1, 1, 8))
     observed = reference.copy()

@@ -448,6 +448,8 @@ def test_a_shift_beyond_the_limit_is_not_found():
         (np.ones((2, 3)), np.ones((2, 3), object), {}, ["observed", "object"]),
         (np.ones((2, 3)), np.ones((2, 3)), {"model": "warp"}, ["'warp'", "affine"]),
         (np.ones((2, 3)), np.ones((2, 3)), {"holdout": 0.0}, ["holdout", "0.0"]),
+        (np.ones((2, 3)), np.ones((2, 3)), {"holdout": "x"}, ["holdout", "'x'"]),
+        (np.ones((2, 3)), np.ones((2, 3)), {"data_range": "x"}, ["data_range", "'x'"]),
         (np.ones((2, 3, 4)), np.ones((2, 3, 4)), {"max_shift": -1}, ["max_shift", "-1"]),
         (np.ones((2, 3, 4)), np.ones((2, 3, 4)), {"max_shift": (1, 2)}, ["max_shift", "(1, 2)"]),
         (np.ones((2, 3)), np.ones((2, 3)), {"data_range": np.nan}, ["data_range", "nan"]),

@@ -396,6 +396,8 @@ def test_statistics_with_other_parameters_are_not_merged():
         OutputStatistics(max_shift=3).merge(OutputStatistics())
     with pytest.raises(InputError, match=r"shape \(3, 4\)"):
         collect(*draw(2)).merge(collect(*draw(2, shape=(3, 4))))
+    with pytest.raises(InputError, match="of type NoneType"):
+        OutputStatistics().merge(None)
 
 
 @pytest.mark.parametrize(

@@ -13,18 +13,21 @@ import convcal.faults
 from convcal.errors import InputError
 from convcal.faults import (
     FAULTS,
+    PROFILES,
     ArrayFault,
     Compose,
     Fault,
     FracShift,
     IntShift,
+    Profile,
     ScaleCorner,
+    expanded,
     parse_fault,
 )
 
 PAGE = (Path(__file__).parents[2] / "docs" / "faults.md").read_text("utf-8")
 
-COMMON = ("at",)
+COMMON = ("at", "on")
 """The parameters that all faults have; the page tells of them once."""
 
 floats = st.floats(-1e6, 1e6)
@@ -48,14 +51,18 @@ SINGLE_TEXTS = st.one_of(
     per_axis("scale-corner:growth={}", st.floats(-0.5, 0.5)),
     per_axis("scale-corner:corner={}", st.sampled_from(["start", "end"])),
     per_axis("channel-dead:channels={}", st.integers(0, 9)),
-    st.sampled_from(sorted(set(FAULTS) - {"crop-origin"})),
+    st.sampled_from(sorted(name for name, each in FAULTS.items() if issubclass(each, ArrayFault))),
 )
 FAULT_TEXTS = st.one_of(
     st.builds(
         "crop-origin:variant={},precision={}".format,
-        st.sampled_from(["zero", "half"]),
+        st.sampled_from(["zero", "half", "swapped", "symmetric"]),
         st.sampled_from(["fp16", "all"]),
     ),
+    st.sampled_from(sorted(FAULTS)),
+    per_axis("fp16-scale:constant=N/(N-1),corner={}", st.sampled_from(["start", "end"])),
+    per_axis("lut-activation:knots=9,functions={}", st.sampled_from(["gelu", "sin"])),
+    per_axis("saturate:on={}", st.sampled_from(["conv", "matmul"])),
     st.lists(SINGLE_TEXTS, min_size=1, max_size=4).map("+".join),
     st.builds("crop-origin:at={}".format, st.sampled_from(["up", "up_1/up.2"])),
     st.builds("int-shift:at={},seed=3".format, st.from_regex(r"[\w.:=-]+(/\w+)?", fullmatch=True)),
@@ -79,14 +86,29 @@ def test_a_fault_is_read_back_from_its_own_text(text):
         ("", "no fault ''"),
         ("noise+", "relative|no fault"),
         ("noise+nose", "no fault 'nose'"),
-        ("crop-origin:variant=third", "variant=third; it must be zero or half"),
-        ("crop-origin:origin=1", "no parameter 'origin'; its parameters: variant, precision"),
+        ("crop-origin:variant=third", "variant=third; it must be zero, half, swapped or symm"),
+        ("crop-origin:origin=1", "no parameter 'origin'; its parameters: variant, precision, at"),
         ("crop-origin+noise", "'crop-origin:.*' is not a fault of arrays"),
-        ("fp16-round:bits=64", "no parameter 'bits'; its parameters: at"),
+        ("fp16-round:bits=64", "no parameter 'bits'; its parameters: at, on"),
         ("noise:at=", "at=; it must be names separated by slashes"),
         ("noise:at=a//b", "at=a//b; it must be names"),
         ("noise:at=a;b", "at=a;b; it must be names"),
         ("noise:at=a+flush:at=b", "'flush:.*' does not act where 'noise:.*at=a' does"),
+        ("noise:on=", "on=; it must be types of operations"),
+        ("noise:on=a.b", "on=a.b; it must be types of operations"),
+        ("noise:on=conv+flush", "'flush:.*' does not act where 'noise:.*on=conv' does"),
+        ("crop-origin:on=conv", "no parameter 'on'; its parameters: variant, precision, at"),
+        ("fp16-scale:constant=2", r"constant=2; it must be 1/\(N-1\), 2/\(N-1\) or N/\(N-1\)"),
+        ("fp16-scale:corner=top", "start or end"),
+        ("fp16-grid:mode=some", "stored or all"),
+        ("fp16-epsilon:subnormals=flush", "zero or keep"),
+        ("slice-saturate:limit=0", "greater than 0"),
+        ("lut-activation:functions=relu", "functions=relu; it must be atan, cos"),
+        ("lut-activation:knots=1", "from 2 to 65536"),
+        ("lut-activation:reach=inf", "greater than 0"),
+        ("profile-m1-ane:limit=2", "'profile-m1-ane' has no parameters; give its name alone"),
+        ("profile-m9-ane", "no fault 'profile-m9-ane'; .*profile-m1-ane, profile-m2-ane"),
+        ("profile-m1-ane+noise", "'profile-m1-ane' is not a fault of arrays"),
         ("channel-affine:gain", "must give 'gain' once, as gain=VALUE"),
         ("channel-affine:gain=1,gain=2", "must give 'gain' once"),
         ("channel-affine:gain=big", "gain='big'; it must be a number"),
@@ -146,7 +168,27 @@ def test_every_fault_is_public_under_its_name_in_capitals():
         assert getattr(convcal.faults, fault.__name__) is fault
     public = [getattr(convcal.faults, name) for name in convcal.faults.__all__]
     faults = {each for each in public if isinstance(each, type) and issubclass(each, Fault)}
-    assert faults == {*FAULTS.values(), Fault, ArrayFault, Compose}
+    assert faults == {*FAULTS.values(), Fault, ArrayFault, Compose, Profile}
+
+
+@pytest.mark.parametrize("title", PROFILES)
+def test_a_profile_is_its_name_and_its_parts_are_faults_of_the_catalogue(title):
+    profile = parse_fault(title)
+    assert profile is PROFILES[title]
+    assert str(profile) == title
+    assert expanded([IntShift(), profile]) == (IntShift(), *profile.parts)
+    for part in profile.parts:
+        assert type(part) in FAULTS.values()
+        assert part.is_inside
+        assert parse_fault(str(part)) == part
+
+
+def test_the_page_lists_exactly_the_profiles_with_their_parts():
+    listed = dict(re.findall(r"^\| `(profile-[a-z0-9-]+)` \| (.*?) \|", PAGE, flags=re.MULTILINE))
+    assert list(listed) == list(PROFILES)
+    for title, cells in listed.items():
+        texts = re.findall(r"`([^`]+)`", cells)
+        assert tuple(parse_fault(text) for text in texts) == PROFILES[title].parts
 
 
 @pytest.mark.parametrize("name", sorted(FAULTS))
@@ -154,13 +196,16 @@ def test_every_fault_names_its_sources_and_what_undoes_it(name):
     text = FAULTS[name].__doc__
     sources = text.split("References\n    ----------\n")[1]
     assert re.search(r"#\d+|[\w-]+/[\w-]+", sources)
-    assert name == "crop-origin" or re.search(r"undo(es|ne)?\b", text)
+    assert re.search(r"undo(es|ne)?\b", text)
+    # A source documents it, or it is inferred from one: faults of operations say which.
+    assert issubclass(FAULTS[name], ArrayFault) or "(D" in sources
 
 
 def test_the_page_lists_exactly_the_faults_with_their_parameters():
-    listed = dict(re.findall(r"^\| `([a-z0-9-]+)` \| (.*?) \|", PAGE, flags=re.MULTILINE))
-    assert list(listed) == list(FAULTS)
-    for name, parameters in listed.items():
+    listed = dict(re.findall(r"^\| `([a-z0-9-]+)` \|(.*?)\|", PAGE, flags=re.MULTILINE))
+    assert [name for name in listed if not name.startswith("profile-")] == list(FAULTS)
+    for name in FAULTS:
+        parameters = listed[name]
         fields = [name for name in FAULTS[name].parameters() if name not in COMMON]
         assert re.findall(r"`(\w+)`", parameters) == fields, name
 

@@ -10,9 +10,9 @@ them.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -26,7 +26,9 @@ if TYPE_CHECKING:
     from convcal.coreml.program import Operation
     from convcal.runtime.translation.graph import Graph
 
-__all__ = ["OPERATIONS", "grid"]
+    Positions = Sequence[NDArray[Any]] | None
+
+__all__ = ["OPERATIONS", "RESIZES", "grid"]
 
 _FLOAT = 1
 # Grid points this near to the middle of two elements are there but for float64's last bits.
@@ -42,7 +44,9 @@ _TRANSFORMATIONS = {
 _PLACE_TOLERANCE = 2.0**-15
 
 
-def upsample_nearest_neighbor(graph: Graph, operation: Operation) -> list[str]:
+def upsample_nearest_neighbor(
+    graph: Graph, operation: Operation, *, positions: Positions = None
+) -> list[str]:
     """Translate ``upsample_nearest_neighbor``: result i is element floor(i / scale)."""
     lengths = static_shape(operation.tensor("x"))[-2:]
     counts = static_shape(operation.outputs[0])[-2:]
@@ -51,23 +55,27 @@ def upsample_nearest_neighbor(graph: Graph, operation: Operation) -> list[str]:
         scale = number(operation, name)
         # coremltools states scales up to 1e-4 of a position too large, so that they round down.
         by_scale = np.floor(np.arange(count) / scale + 1e-3)
-        if np.any(by_scale != _nearest_in_front(length, count)):
+        if np.any(by_scale != _nearest_in_front(length, count, np.arange(count))):
             raise UnsupportedModelError(
                 f"{name} {scale:g} makes {length} positions {count}: whether the scale or the "
                 "lengths choose the neighbours, which differ here, MIL leaves open"
             )
-    return _interpolated(graph, operation, 2, _nearest_in_front)
+    return _interpolated(graph, operation, 2, _nearest_in_front, positions)
 
 
-def resize_nearest_neighbor(graph: Graph, operation: Operation) -> list[str]:
+def resize_nearest_neighbor(
+    graph: Graph, operation: Operation, *, positions: Positions = None
+) -> list[str]:
     """Translate ``resize_nearest_neighbor``, by the centres of the results.
 
     MIL prints no formula: see `_nearest_to_centre`.
     """
-    return _interpolated(graph, operation, 2, _nearest_to_centre)
+    return _interpolated(graph, operation, 2, _nearest_to_centre, positions)
 
 
-def upsample_bilinear(graph: Graph, operation: Operation) -> list[str]:
+def upsample_bilinear(
+    graph: Graph, operation: Operation, *, positions: Positions = None
+) -> list[str]:
     """Translate ``upsample_bilinear``, whose scales are those of the lengths, as MIL says."""
     is_aligned = flags(operation, "align_corners", 1)[0]
     halves = operation.constant("half_pixel_centers")
@@ -75,35 +83,39 @@ def upsample_bilinear(graph: Graph, operation: Operation) -> list[str]:
     if is_aligned and has_half_pixels:
         raise UnsupportedModelError("align_corners and half_pixel_centers exclude each other")
     if is_aligned:
-        return _bilinear(graph, operation, "STRICT_ALIGN_CORNERS")
-    return _bilinear(graph, operation, "UNALIGN_CORNERS" if has_half_pixels else "DEFAULT")
+        return _bilinear(graph, operation, "STRICT_ALIGN_CORNERS", positions)
+    mode = "UNALIGN_CORNERS" if has_half_pixels else "DEFAULT"
+    return _bilinear(graph, operation, mode, positions)
 
 
-def resize_bilinear(graph: Graph, operation: Operation) -> list[str]:
+def resize_bilinear(
+    graph: Graph, operation: Operation, *, positions: Positions = None
+) -> list[str]:
     """Translate ``resize_bilinear`` in each of its modes."""
-    return _bilinear(graph, operation, text(operation, "sampling_mode", default="DEFAULT"))
+    mode = text(operation, "sampling_mode", default="DEFAULT")
+    return _bilinear(graph, operation, mode, positions)
 
 
-def resize(graph: Graph, operation: Operation) -> list[str]:
+def resize(graph: Graph, operation: Operation, *, positions: Positions = None) -> list[str]:
     """Translate ``resize`` of the last axes, to the nearest neighbour or linearly."""
     mode = text(operation, "sampling_mode", default="DEFAULT")
     interpolation = text(operation, "interpolation_mode", default="LINEAR")
     n_axes = (operation.integers("resized_dims") or (0,))[0]
     if interpolation == "LINEAR":
-        return _bilinear(graph, operation, mode, n_axes=n_axes)
+        return _bilinear(graph, operation, mode, positions, n_axes=n_axes)
     if mode == "DEFAULT":
-        return _interpolated(graph, operation, n_axes, _nearest_to_centre)
-    return _interpolated(graph, operation, n_axes, partial(_nearest_place, mode))
+        return _interpolated(graph, operation, n_axes, _nearest_to_centre, positions)
+    return _interpolated(graph, operation, n_axes, partial(_nearest_place, mode), positions)
 
 
-def _nearest_in_front(length: int, count: int) -> NDArray[np.float64]:
+def _nearest_in_front(length: int, count: int, points: NDArray[Any]) -> NDArray[np.float64]:
     """Give the element at or in front of the beginning of each result: floor(i length / count)."""
-    return (np.arange(count) * length // count).astype(np.float64)
+    return np.floor(points * length / count)
 
 
-def _nearest_place(mode: str, length: int, count: int) -> NDArray[np.float64]:
+def _nearest_place(mode: str, length: int, count: int, points: NDArray[Any]) -> NDArray[np.float64]:
     """Give the element nearest to each grid point."""
-    exact = _places(mode, length, count)
+    exact = _places(mode, length, count, points)
     if np.any(np.abs(exact - np.floor(exact) - 0.5) < _TIE):
         raise UnsupportedModelError(
             f"the nearest neighbour in the mode '{mode}' from {length} to {count} "
@@ -112,20 +124,25 @@ def _nearest_place(mode: str, length: int, count: int) -> NDArray[np.float64]:
     return np.rint(exact)
 
 
-def _nearest_to_centre(length: int, count: int) -> NDArray[np.float64]:
+def _nearest_to_centre(length: int, count: int, points: NDArray[Any]) -> NDArray[np.float64]:
     """Give the element below the centre of each result: floor((i + 1/2) length / count).
 
     MIL prints no formula; this is TensorFlow's with half-pixel centres, which coremltools converts
     to ``resize_nearest_neighbor`` and to ``resize`` in the mode ``DEFAULT``.
     """
-    return ((2 * np.arange(count) + 1) * length // (2 * count)).astype(np.float64)
+    return np.floor((2 * points + 1) * length / (2 * count))
 
 
-def grid(mode: str, count: int) -> tuple[NDArray[np.float64], float]:
-    """Give MIL's grid of `count` points as fractions of an interval, and what is added to all."""
-    points = np.arange(count, dtype=np.float64)
+def grid(
+    mode: str, count: int, points: NDArray[Any] | None = None
+) -> tuple[NDArray[np.float64], float]:
+    """Give MIL's grid of `count` points as fractions of an interval, and what is added to all.
+
+    Or give, of this grid, other `points`, which may lie between and beyond.
+    """
+    points = np.arange(count, dtype=np.float64) if points is None else points
     if mode == "ALIGN_CORNERS" and count == 1:
-        return np.full(1, 0.5), 0.0
+        return np.full(len(points), 0.5), 0.0
     if mode in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"):
         return points / max(1, count - 1), 0.0
     if mode == "DEFAULT":
@@ -137,14 +154,16 @@ def grid(mode: str, count: int) -> tuple[NDArray[np.float64], float]:
     raise UnsupportedModelError(f"the sampling_mode '{mode}' is not one of MIL's")
 
 
-def _places(mode: str, length: int, count: int) -> NDArray[np.float64]:
+def _places(mode: str, length: int, count: int, points: NDArray[Any]) -> NDArray[np.float64]:
     """Give where each result lies in an axis of `length` elements, from 0 to length - 1."""
-    fractions, offset = grid(mode, count)
+    fractions, offset = grid(mode, count, points)
     interval = {"OFFSET_CORNERS": max(1, length - 1), "DEFAULT": length, "UNALIGN_CORNERS": length}
     return np.clip(fractions * interval.get(mode, length - 1) + offset, 0, length - 1)
 
 
-def _bilinear(graph: Graph, operation: Operation, mode: str, *, n_axes: int = 2) -> list[str]:
+def _bilinear(
+    graph: Graph, operation: Operation, mode: str, positions: Positions, *, n_axes: int = 2
+) -> list[str]:
     x = operation.tensor("x")
     if element_type(x) != _FLOAT:
         raise UnsupportedModelError(f"interpolation between values of type {x.dtype}")
@@ -153,6 +172,7 @@ def _bilinear(graph: Graph, operation: Operation, mode: str, *, n_axes: int = 2)
         operation,
         n_axes,
         partial(_places, mode),
+        positions,
         transformation=_TRANSFORMATIONS.get(mode, ""),
     )
 
@@ -161,18 +181,25 @@ def _interpolated(
     graph: Graph,
     operation: Operation,
     n_axes: int,
-    places_of: Callable[..., NDArray[np.float64]],
+    places_of: Callable[[int, int, NDArray[Any]], NDArray[np.float64]],
+    positions: Positions,
     *,
     transformation: str = "",
 ) -> list[str]:
     """Sample the last axes, each at the places that its lengths before and after make.
 
     By ONNX's ``Resize`` with the coordinate `transformation`, if there is one that finds them.
+    Where `positions` are given, result i of an axis is taken for the i-th of them.
     """
     x = operation.tensor("x")
     lengths, counts = static_shape(x), static_shape(operation.outputs[0])
     tensor, rank = graph.tensor(x), len(lengths)
-    places = {axis: places_of(lengths[axis], counts[axis]) for axis in range(rank - n_axes, rank)}
+    axes = range(rank - n_axes, rank)
+    points = [np.arange(counts[axis]) for axis in axes] if positions is None else positions
+    places = {
+        axis: np.clip(places_of(lengths[axis], counts[axis], each), 0, lengths[axis] - 1)
+        for axis, each in zip(axes, points, strict=True)
+    }
     is_nearest = all(np.array_equal(each, np.floor(each)) for each in places.values())
     transformation = "asymmetric" if is_nearest else transformation
     if (
@@ -236,10 +263,13 @@ def _sampled_axis(graph: Graph, tensor: str, places: NDArray[np.float64], *, n_b
     )
 
 
-OPERATIONS: dict[str, Callable[[Graph, Operation], list[str]]] = {
+RESIZES: dict[str, Callable[..., list[str]]] = {
     "resize": resize,
     "resize_bilinear": resize_bilinear,
     "resize_nearest_neighbor": resize_nearest_neighbor,
     "upsample_bilinear": upsample_bilinear,
     "upsample_nearest_neighbor": upsample_nearest_neighbor,
 }
+"""They take `positions`, too: those that the results along each axis are taken for."""
+
+OPERATIONS: dict[str, Callable[[Graph, Operation], list[str]]] = {**RESIZES}

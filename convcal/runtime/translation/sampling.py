@@ -17,12 +17,23 @@ if TYPE_CHECKING:
     from convcal.coreml.program import Operation
     from convcal.runtime.translation.graph import Graph
 
-__all__ = ["OPERATIONS"]
+__all__ = ["OPERATIONS", "affine_points", "crop_resize", "exact", "resample_points", "sampled"]
 
 _FLOAT, _INT64 = 1, 7
 
 
-def crop_resize(graph: Graph, operation: Operation) -> list[str]:
+def exact(tensor: str) -> str:
+    """Hold the result of a step as it is; emulated faults round it."""
+    return tensor
+
+
+def crop_resize(
+    graph: Graph,
+    operation: Operation,
+    *,
+    boxes_held: Callable[[str], str] = exact,
+    held: Callable[[str], str] = exact,
+) -> list[str]:
     """Translate ``crop_resize``: the grid of ``resize_bilinear`` from edge to edge of each box.
 
     A box from s to e is an interval of e - s + 1 elements. Points outside the image have the
@@ -37,6 +48,7 @@ def crop_resize(graph: Graph, operation: Operation) -> list[str]:
             f"MIL leaves open where boxes in the box_coordinate_mode '{corners}' begin and end"
         )
     boxes, images = _boxes(graph, operation)
+    boxes = boxes_held(boxes)
     mode = text(operation, "sampling_mode", default="DEFAULT")
     is_normalized = flags(operation, "normalized_coordinates", 1)[0]
     scale = number(operation, "spatial_scale")
@@ -44,12 +56,16 @@ def crop_resize(graph: Graph, operation: Operation) -> list[str]:
     weights, outside = [], []
     for index, (length, count) in enumerate(zip(lengths, counts, strict=True)):
         column = index if corners == "CORNERS_HEIGHT_FIRST" else 1 - index
-        unit = graph.number(scale * (length - 1 if is_normalized else 1))
+        unit = held(graph.number(scale * (length - 1 if is_normalized else 1)))
         start, end = (
-            graph.node("Mul", graph.node("Gather", boxes, graph.integers([place]), axis=1), unit)
+            held(
+                graph.node(
+                    "Mul", graph.node("Gather", boxes, graph.integers([place]), axis=1), unit
+                )
+            )
             for place in (column, column + 2)
         )
-        places = _places_in_boxes(graph, mode, start, end, count)
+        places = _places_in_boxes(graph, mode, start, end, count, held=held)
         weights.append(_hats(graph, places, length))
         # The boxes' own arithmetic is fp32; a last bit does not leave the image.
         slack = length * 2.0**-21
@@ -99,19 +115,23 @@ def _boxes(graph: Graph, operation: Operation) -> tuple[str, str]:
     return boxes, ""
 
 
-def _places_in_boxes(graph: Graph, mode: str, start: str, end: str, count: int) -> str:
+def _places_in_boxes(
+    graph: Graph, mode: str, start: str, end: str, count: int, *, held: Callable[[str], str]
+) -> str:
     """Give MIL's grid points in boxes from `start` to `end` ([n, 1]), as [n, count]."""
     fractions, offset = grid(mode, count)
-    row = graph.constant(fractions.astype(np.float32)[None])
+    row = held(graph.constant(fractions.astype(np.float32)[None]))
     if mode in ("STRICT_ALIGN_CORNERS", "ALIGN_CORNERS"):
         # From the last to the first where a box ends before it starts.
-        rest = graph.constant((1 - fractions).astype(np.float32)[None])
-        return graph.node("Add", graph.node("Mul", start, rest), graph.node("Mul", end, row))
-    one, last = graph.number(1.0), graph.node("Sub", end, start)
-    interval = graph.node("Max" if mode == "OFFSET_CORNERS" else "Add", last, one)
-    points = graph.node("Add", graph.node("Mul", interval, row), graph.number(offset))
+        rest = held(graph.constant((1 - fractions).astype(np.float32)[None]))
+        parts = (held(graph.node("Mul", *each)) for each in ((start, rest), (end, row)))
+        return held(graph.node("Add", *parts))
+    one, last = graph.number(1.0), held(graph.node("Sub", end, start))
+    interval = held(graph.node("Max" if mode == "OFFSET_CORNERS" else "Add", last, one))
+    scaled = held(graph.node("Mul", interval, row))
+    points = held(graph.node("Add", scaled, graph.number(offset)))
     kept = graph.node("Min", graph.node("Max", points, graph.number(0.0)), last)
-    return graph.node("Add", start, kept)
+    return held(graph.node("Add", start, kept))
 
 
 def _hats(graph: Graph, places: str, length: int) -> str:
@@ -125,17 +145,26 @@ def _hats(graph: Graph, places: str, length: int) -> str:
 
 def resample(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``resample``; the nearest of two elements equally near is the even one."""
+    return sampled(graph, operation, resample_points(graph, operation))
+
+
+def resample_points(graph: Graph, operation: Operation) -> str:
+    """Give the points of ``resample`` as [n, count, 2]."""
     coordinates = operation.tensor("coordinates")
     n, height, width, _ = static_shape(coordinates)
     tensor = graph.tensor(coordinates)
     if element_type(coordinates) != _FLOAT:
         tensor = graph.node("Cast", tensor, to=_FLOAT)
-    points = graph.node("Reshape", tensor, graph.integers((n, height * width, 2)), allowzero=1)
-    return _sampled(graph, operation, points)
+    return graph.node("Reshape", tensor, graph.integers((n, height * width, 2)), allowzero=1)
 
 
 def affine(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``affine``: places of the result and of the image both run from -1 to 1."""
+    return sampled(graph, operation, affine_points(graph, operation))
+
+
+def affine_points(graph: Graph, operation: Operation) -> str:
+    """Give the points of ``affine`` as [n, count, 2]."""
     height, width = static_shape(operation.outputs[0])[2:]
     if not flags(operation, "align_corners", 1)[0]:
         raise UnsupportedModelError("align_corners=False, which MIL does not define for affine")
@@ -151,11 +180,16 @@ def affine(graph: Graph, operation: Operation) -> list[str]:
     points = graph.node("MatMul", matrices, graph.constant(grid))
     points = graph.node("Transpose", points, perm=(0, 2, 1))
     shape = graph.integers((n, height * width, 2))
-    return _sampled(graph, operation, graph.node("Expand", points, shape))
+    return graph.node("Expand", points, shape)
 
 
-def _sampled(graph: Graph, operation: Operation, points: str) -> list[str]:
-    """Sample images at points [n, count, 2], each (x, y), in the operation's own coordinates."""
+def sampled(
+    graph: Graph, operation: Operation, points: str, *, held: Callable[[str], str] = exact
+) -> list[str]:
+    """Sample images at points [n, count, 2], each (x, y), in the operation's own coordinates.
+
+    Every step from them to positions in the image is held as `held` does.
+    """
     x = operation.tensor("x")
     n, c, height, width = static_shape(x)
     padding = text(operation, "padding_mode", default="constant").lower()
@@ -163,7 +197,7 @@ def _sampled(graph: Graph, operation: Operation, points: str) -> list[str]:
     if sampling not in ("bilinear", "nearest"):
         raise UnsupportedModelError(f"the sampling_mode '{sampling}' is not one of MIL's")
     rows, columns = (
-        _neighbours(graph, _positions(graph, operation, points, index, length), sampling)
+        _neighbours(graph, _positions(graph, operation, points, index, length, held=held), sampling)
         for index, length in ((1, height), (0, width))
     )
     # Per image, pixels by channels.
@@ -190,17 +224,25 @@ def _sampled(graph: Graph, operation: Operation, points: str) -> list[str]:
     return [graph.node("Reshape", moved, shape, allowzero=1)]
 
 
-def _positions(graph: Graph, operation: Operation, points: str, index: int, length: int) -> str:
+def _positions(
+    graph: Graph,
+    operation: Operation,
+    points: str,
+    index: int,
+    length: int,
+    *,
+    held: Callable[[str], str],
+) -> str:
     """Give one coordinate of points as positions between elements, kept where the pads say."""
     mode = text(operation, "coordinates_mode", default="normalized_minus_one_to_one").lower()
     is_aligned = flags(operation, "align_corners", 1)[0]
     position = graph.node("Gather", points, graph.constant(np.array(index)), axis=2)
     # In elements of the image: (coordinate + offset) * factor - shift.
     if mode == "normalized_minus_one_to_one":
-        position = graph.node("Add", position, graph.number(1.0))
-        position = _scaled(graph, position, length, is_aligned=is_aligned, span=2.0)
+        position = held(graph.node("Add", position, graph.number(1.0)))
+        position = _scaled(graph, position, length, held=held, is_aligned=is_aligned, span=2.0)
     elif mode == "normalized_zero_to_one":
-        position = _scaled(graph, position, length, is_aligned=is_aligned, span=1.0)
+        position = _scaled(graph, position, length, held=held, is_aligned=is_aligned, span=1.0)
     elif mode != "unnormalized":
         raise UnsupportedModelError(f"the coordinates_mode '{mode}' is not one of MIL's")
     padding = text(operation, "padding_mode", default="constant").lower()
@@ -210,23 +252,30 @@ def _positions(graph: Graph, operation: Operation, points: str, index: int, leng
         low, high = graph.number(-2.0), graph.number(length + 1)
     elif padding == "reflection":
         # About the centres of the first and the last element.
-        position = _folded(graph, position, length - 1)
+        position = held(_folded(graph, position, length - 1))
     elif padding == "symmetric":
         # About their outer edges, half an element away.
         half = graph.number(0.5)
-        moved = graph.node("Add", position, half)
-        position = graph.node("Sub", _folded(graph, moved, length), half)
+        moved = held(graph.node("Add", position, half))
+        position = held(graph.node("Sub", held(_folded(graph, moved, length)), half))
     elif padding != "border":
         raise UnsupportedModelError(f"the padding_mode '{padding}' is not one of MIL's")
     return graph.node("Clip", position, low, high)
 
 
-def _scaled(graph: Graph, position: str, length: int, *, is_aligned: bool, span: float) -> str:
+def _scaled(
+    graph: Graph,
+    position: str,
+    length: int,
+    *,
+    held: Callable[[str], str],
+    is_aligned: bool,
+    span: float,
+) -> str:
     """Map 0 to `span` to the centres of the first and last element, or to their outer edges."""
-    if is_aligned:
-        return graph.node("Mul", position, graph.number((length - 1) / span))
-    edges = graph.node("Mul", position, graph.number(length / span))
-    return graph.node("Sub", edges, graph.number(0.5))
+    factor = held(graph.number((length - 1 if is_aligned else length) / span))
+    position = held(graph.node("Mul", position, factor))
+    return position if is_aligned else held(graph.node("Sub", position, graph.number(0.5)))
 
 
 def _folded(graph: Graph, position: str, span: int) -> str:

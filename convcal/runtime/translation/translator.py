@@ -3,8 +3,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from convcal.errors import InputError, UnsupportedModelError
@@ -101,8 +102,16 @@ _REMEDY = (
 class OperationFault(Protocol):
     """A fault that acts inside the network, where an operation's parameters call for it."""
 
-    def translate(self, graph: Graph, operation: Operation) -> list[str] | None:
-        """Translate the operation as the device computes it; None where it does so rightly."""
+    def translate(
+        self,
+        graph: Graph,
+        operation: Operation,
+        translate: Callable[[Graph, Operation], list[str]],
+    ) -> list[str] | None:
+        """Translate the operation as the device computes it; None where it does so rightly.
+
+        The `translate` that is given does so without this fault, under the other ones.
+        """
 
 
 @dataclass(frozen=True, eq=False)
@@ -140,7 +149,7 @@ def translate(
     outputs : sequence of str
         Names of tensors to expose besides the program's outputs.
     faults : sequence of OperationFault
-        Emulated faults; of several that act on an operation, the first does.
+        Emulated faults; several that act on an operation do so together, the first outermost.
 
     Returns
     -------
@@ -242,13 +251,7 @@ def _translate(
             if operation.type not in OPERATIONS:
                 refused.append((operation.type, operation.name, ""))
             else:
-                for fault in faults:
-                    tensors = fault.translate(graph, operation)
-                    if tensors is not None:
-                        faulted.add(fault)
-                        break
-                else:
-                    tensors = OPERATIONS[operation.type](graph, operation)
+                tensors = _translated(graph, operation, faults=faults, faulted=faulted)
         except UnsupportedModelError as error:
             refused.append((operation.type, operation.name, str(error)))
         for index, value in enumerate(operation.outputs):
@@ -257,3 +260,21 @@ def _translate(
             if value.dtype == "float16" and operation.type not in _EXACT:
                 tensor = graph.rounded(tensor)
             graph.bind(value, tensor)
+
+
+def _translated(
+    graph: Graph,
+    operation: Operation,
+    *,
+    faults: Sequence[OperationFault],
+    faulted: set[OperationFault],
+) -> list[str]:
+    """Translate one operation under faults."""
+    if not faults:
+        return OPERATIONS[operation.type](graph, operation)
+    inner = partial(_translated, faults=faults[1:], faulted=faulted)
+    tensors = faults[0].translate(graph, operation, inner)
+    if tensors is None:
+        return inner(graph, operation)
+    faulted.add(faults[0])
+    return tensors
