@@ -177,6 +177,41 @@ def prefix_only(rng: np.random.Generator, values: Array) -> Fault | None:
 
 
 @dataclass(frozen=True)
+class Otherwise:
+    """Where another family is right too, for what the tensor and the fault are.
+
+    Parameters
+    ----------
+    when : str
+    holds : callable
+        Tells it from the clean tensor, (N, C, *space), and the fault.
+    families : tuple of str
+    """
+
+    when: str
+    holds: Callable[[Array, Any], bool]
+    families: tuple[str, ...]
+
+
+ONE_POSITION = Otherwise(
+    "one position per channel: an element is a channel",
+    lambda values, fault: values[0, 0].size == 1,
+    ("affine",),
+)
+ONE_WIDE = Otherwise(
+    "one position wide, in 1-D: an edge is an element",
+    lambda values, fault: values.ndim == 3 and fault.width == (1,),
+    ("element",),
+)
+
+ONE_ROW = Otherwise(
+    "one channel of one row: there is no other row to come from",
+    lambda values, fault: values.ndim == 3 and values.shape[1] == 1,
+    ("shift",),
+)
+
+
+@dataclass(frozen=True)
 class Planted:
     """A fault that is planted, and which family is right.
 
@@ -186,12 +221,19 @@ class Planted:
         The fault's.
     draw : callable
     families : tuple of str
-        Those that are right; the first is the usual one.
+        Those that are right everywhere.
+    exceptions : tuple of Otherwise
     """
 
     name: str
     draw: Draw
     families: tuple[str, ...]
+    exceptions: tuple[Otherwise, ...] = ()
+
+    def right(self, values: Array, fault: Fault) -> tuple[str, ...]:
+        """Give the families that are right for a tensor and a fault."""
+        others = (each for each in self.exceptions if each.holds(values, fault))
+        return self.families + tuple(family for each in others for family in each.families)
 
 
 PLANTED = (
@@ -200,12 +242,12 @@ PLANTED = (
     Planted("scale-corner", scale_corner, ("scale",)),
     Planted("scale-centre", scale_centre, ("scale",)),
     Planted("row-stride", row_stride, ("row-stride",)),
-    Planted("flat-offset", flat_offset, ("flat-offset",)),
+    Planted("flat-offset", flat_offset, ("flat-offset",), (ONE_ROW,)),
     Planted("stride-collapse", stride_collapse, ("stride-collapse",)),
     Planted("channel-affine", channel_affine, ("affine",)),
     Planted("channel-dead", channel_dead, ("dead-channel",)),
-    Planted("edge-gain", edge_gain, ("edge",)),
-    Planted("last-elem", last_element, ("element",)),
+    Planted("edge-gain", edge_gain, ("edge",), (ONE_WIDE,)),
+    Planted("last-elem", last_element, ("element",), (ONE_POSITION,)),
     Planted("saturate", saturate, ("saturation",)),
     Planted("cliff", cliff, ("cliff",)),
     Planted("noise", noise, ("noise", "unstructured")),

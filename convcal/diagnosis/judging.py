@@ -210,10 +210,12 @@ def _told(ref: NDArray[Any], obs: NDArray[Any]) -> Estimate:
             return other
     if told.family == "prefix" and ref.ndim > 3:
         # The edge that a shift repeats may be right, and is no beginning of a buffer.
-        n_rows = -(-told.evidence["findings"]["prefix"]["length"] // ref.shape[-1])
-        other = estimate(ref[:, :, n_rows:], obs[:, :, n_rows:])
-        if other.family not in (*_UNTOLD, "noise", "unstructured", "prefix"):
-            return other
+        found = told.evidence["findings"]["prefix"]
+        n_rows = -(-found["length"] // ref.shape[-1])
+        if found["along"] != "last" and n_rows <= ref.shape[2] // 2:
+            other = estimate(ref[:, :, n_rows:], obs[:, :, n_rows:])
+            if other.family not in (*_UNTOLD, "noise", "unstructured", "prefix"):
+                return other
     return told
 
 

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcal.coreml.program import Operation, Value
-from convcal.diagnosis.matching import AGREE, Matching, Prints, deviation, fingerprint, match
+from convcal.diagnosis.matching import CLOSE, Matching, Prints, deviation, fingerprint, match
 from convcal.diagnosis.outline import Outline
 from convcal.diagnosis.segments import Computation, unrunnable
 
@@ -120,7 +120,7 @@ def _agree(
             predicted[pairs[value]],
             np.concatenate([fingerprint(array) for array in known[value]]),
         )
-        <= AGREE
+        <= CLOSE
         for value in wanted
     )
 

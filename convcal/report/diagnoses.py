@@ -7,13 +7,12 @@ import shlex
 from collections.abc import Iterator, Mapping, Sequence
 
 from rich.console import RenderableType
-from rich.padding import Padding
 from rich.table import Table
 from rich.text import Text
 
 from convcal.diagnosis import Culprit, Diagnosis, Step
 from convcal.report.tables import origin_notices
-from convcal.report.text import number, plain, printable
+from convcal.report.text import number, printable
 
 __all__ = ["diagnosis_tables"]
 
@@ -79,13 +78,12 @@ def _culprit(
     cause = "the fault is emulated" if is_emulated and culprit.cause == "device" else None
     lines = [
         culprit.reason,
-        f"tensor {printable(culprit.tensor)}: relative error {number(culprit.relative_error)}, "
-        f"{number(culprit.level)} times what fp16 rounds off",
+        f"tensor {printable(culprit.tensor)}: {number(culprit.level)} times what fp16 rounds off",
         cause or _CAUSES[culprit.cause],
         *(f"to do: {_filled(each, paths)}" for each in culprit.advice),
     ]
     for line in lines:
-        yield Padding(Text(plain(line)), (0, 0, 0, 2))
+        yield f"  {line}"
 
 
 def _filled(advice: str, paths: Mapping[str, str]) -> str:
