@@ -43,7 +43,7 @@ DOCS = pathlib.Path(__file__).parent.parent / "docs" / "diagnosis-figures.md"
 MARKS = ("<!-- benchmarks/diagnosis.py writes what follows -->", "<!-- to here -->")
 DEPTHS = ("first", "middle", "last")
 WANTED = 0.95
-N_SAMPLES = 6
+N_SAMPLES = 5
 N_CLEAN = 15
 
 

@@ -130,13 +130,16 @@ def diagnose(
         faults=emulate,
         timeout=timeout,
     )
-    provenance = joint_provenance(
-        {"reference": _reference_provenance(packages["reference"]), "observed": tracer.provenance},
-        data=data_provenance(data, opened),
-    )
+    origin = data_provenance(data, opened)
     journal = Journal(
         None if checkpoint is None else Path(checkpoint),
-        {"provenance": provenance, "memory": memory, "samples": list(samples.names)},
+        {
+            "packages": [package.sha256 for package in packages.values()],
+            "how": tracer.how,
+            "data": origin,
+            "samples": samples.names,
+            "memory": memory,
+        },
     )
     given = None
     if source is not None:
@@ -168,7 +171,11 @@ def diagnose(
         sources=sources,
         n_samples=len(samples.names),
         is_complete=find_all,
-        provenance=provenance,
+        provenance=joint_provenance(
+            {"reference": _reference_provenance(packages["reference"])}
+            | {"observed": tracer.provenance},
+            data=origin,
+        ),
     )
     journal.remove()
     return diagnosis

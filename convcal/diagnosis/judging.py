@@ -127,18 +127,16 @@ def measure_levels(expected: NDArray[Any], rounded: NDArray[Any], observed: NDAr
     if expected.dtype.kind != "f":
         return _levels_of_wholes(expected, rounded, observed)
     ref, half, obs = (array.astype(np.float64) for array in (expected, rounded, observed))
-    if np.array_equal(half, obs):  # as the reference in fp16, to the last bit
-        return Levels(1.0, 1.0, _relative(ref, obs - ref))
     is_finite = np.isfinite(ref)
-    if (is_finite & ~np.isfinite(obs)).any() or (np.isnan(ref) & ~np.isnan(obs)).all():
-        is_lost = is_finite & ~np.isfinite(obs)
-        return Levels(math.inf, math.inf, 1.0 if is_lost.any() else 0.0)
+    if (is_finite & ~np.isfinite(obs)).any():
+        return Levels(math.inf, math.inf, 1.0)
+    known = np.where(is_finite, ref, 0.0)
+    error = np.where(is_finite, obs, 0.0) - known
+    if np.array_equal(half, obs):  # as the reference in fp16, to the last bit
+        return Levels(1.0, 1.0, _relative(known, error))
     axes = (0, *range(2, ref.ndim))
     column = (1, -1, *(1,) * (ref.ndim - 2))
-    with np.errstate(invalid="ignore"):
-        error = np.where(is_finite, obs - ref, 0.0)
-        off = np.abs(np.where(is_finite & np.isfinite(half), half - ref, 0.0))
-    known = np.where(is_finite, ref, 0.0)
+    off = np.abs(np.where(is_finite & np.isfinite(half), half, known) - known)
     noise = np.sqrt(np.mean(np.square(off), axis=axes))
     tiny = np.finfo(np.float64).tiny
     single = rounding_level(known, dtypes=(np.float16, np.float16)).single

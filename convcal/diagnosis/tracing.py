@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from convcal.coreml.exposure import expose
 from convcal.coreml.package import read_package
-from convcal.runtime import open_runner
+from convcal.runtime.runner import open_runner, runs_on_core_ml
 from convcal.words import TIMEOUT
 
 if TYPE_CHECKING:
@@ -39,8 +39,8 @@ class Tracer:
 
     Attributes
     ----------
-    provenance : dict
-        What runs the package.
+    how : dict
+        The arguments.
     most : int or None
         How many tensors can be looked at in one run; None: any number.
     """
@@ -55,16 +55,23 @@ class Tracer:
         timeout: float = TIMEOUT,
     ) -> None:
         self._path = path
-        self._how: dict[str, Any] = {
+        self.how: dict[str, Any] = {
             "runtime": runtime,
             "compute_units": compute_units,
             "faults": tuple(faults),
             "timeout": timeout,
         }
-        with open_runner(path, **self._how) as runner:
-            self.provenance = dict(runner.provenance)
-        self._is_exposing = self.provenance.get("runtime") == "coreml"
+        self._is_exposing = runs_on_core_ml(runtime)
+        self._provenance: dict[str, Any] | None = None
         self.most = _MOST_ON_CORE_ML if self._is_exposing else None
+
+    @property
+    def provenance(self) -> dict[str, Any]:
+        """What runs the package."""
+        if self._provenance is None:
+            with open_runner(self._path, **self.how) as runner:
+                self._provenance = dict(runner.provenance)
+        return self._provenance
 
     def trace(
         self, names: Sequence[str], samples: Iterable[Mapping[str, NDArray[Any]]]
@@ -73,13 +80,15 @@ class Tracer:
         with contextlib.ExitStack() as stack:
             path: str | os.PathLike[str] = self._path
             outputs = {name: name for name in names}
-            how = {**self._how, "extra_outputs": tuple(names)}
+            how = {**self.how, "extra_outputs": tuple(names)}
             if self._is_exposing:
                 folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="convcal-")))
                 package, outputs = expose(read_package(self._path), names)
                 path = package.save(folder / "exposed.mlpackage")
-                how = self._how
+                how = self.how
             runner = stack.enter_context(open_runner(path, **how))
+            if not self._is_exposing:  # of a copy it would be that of the copy
+                self._provenance = dict(runner.provenance)
             for sample in samples:
                 found = runner.run(sample)
                 yield {**found, **{name: found[given] for name, given in outputs.items()}}

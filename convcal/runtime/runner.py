@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
     from convcal.model_description import ModelDescription
 
-__all__ = ["Runner", "open_runner"]
+__all__ = ["Runner", "open_runner", "runs_on_core_ml"]
 
 
 class Runner(Protocol):
@@ -120,15 +120,26 @@ def open_runner(
             f"the timeout is {timeout}; seconds above 0 and at most {TIMEOUT_MAX:g} are accepted"
         )
     emulated = tuple(parse_fault(each) if isinstance(each, str) else each for each in faults)
-    is_macos = sys.platform == "darwin"
-    if runtime == "coreml" and not is_macos:
-        raise without_core_ml()
-    if runtime == "reference" or not is_macos:
+    if not runs_on_core_ml(runtime):
         from convcal.coreml.package import read_package
         from convcal.runtime.reference import ReferenceRunner
 
         return ReferenceRunner(read_package(path), faults=emulated, extra_outputs=extra_outputs)
     return _open_coreml(path, compute_units, emulated, extra_outputs, timeout)
+
+
+def runs_on_core_ml(runtime: str) -> bool:
+    """Tell whether `open_runner` takes Core ML for a runtime on this machine.
+
+    Raises
+    ------
+    UnavailableError
+        If that is asked for where there is none.
+    """
+    is_macos = sys.platform == "darwin"
+    if runtime == "coreml" and not is_macos:
+        raise without_core_ml()
+    return is_macos and runtime != "reference"
 
 
 def _open_coreml(

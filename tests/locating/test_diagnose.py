@@ -111,7 +111,7 @@ def test_other_weights_are_the_fault_of_the_program(pair, tmp_path):
 
 def test_what_fp16_cannot_hold_is_the_fault_of_the_program(tmp_path):
     def overflowing(x):
-        big = mb.mul(x=x, y=np.float32(30000.0), name="big")
+        big = mb.mul(x=x, y=np.float32(60000.0), name="big")
         return mb.tanh(x=mb.mul(x=big, y=np.float32(1e-5), name="small"), name="out")
 
     both = [
@@ -173,11 +173,11 @@ def test_an_interrupted_diagnosis_goes_on_and_comes_to_the_same(pair, tmp_path, 
     assert n_before + sum(counts) == n_all
 
 
-def test_an_error_that_no_operation_makes_alone_is_said_to_add_up(pair, monkeypatch):
-    # Every step twice as noisy as it may be to be told, so that only the end shows it.
+def test_an_error_that_no_operation_makes_alone_is_said_to_add_up(pair):
+    # Every step a little too large, no more than noise; all of them add up.
     program = Outline(load_program(read_package(pair[1])))
     places = [value.name for value in program.tensors[1:]]
-    emulate = [f"noise:relative=0.002,seed={n},at={name}" for n, name in enumerate(places)]
+    emulate = [f"channel-affine:gain=1.0015,at={name}" for name in places]
     found = diagnose(*pair, samples(), emulate=emulate)
     assert found.culprits == ()
     assert found.verdict == "accumulated"
