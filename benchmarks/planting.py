@@ -12,6 +12,7 @@ import numpy as np
 from convcal.faults import FAULTS, Fault
 
 Array = np.ndarray[Any, Any]
+# ruff: noqa: ARG001, ARG005 - all draws, and all exceptions, are called alike
 Draw = Callable[[np.random.Generator, Array], Fault | None]
 """From a generator and the clean tensor, (N, C, *space), to a fault; None where it has no place."""
 
@@ -39,7 +40,7 @@ def int_shift(rng: np.random.Generator, values: Array) -> Fault | None:
 
 
 def _is_smooth(values: Array) -> bool:
-    """Tell whether neighbours are related along every axis: what is between them means something."""
+    """Tell whether neighbours along every axis are related: what is between them has a meaning."""
     for axis, size in enumerate(_spatial(values), start=2):
         if size < 2:
             continue

@@ -63,7 +63,7 @@ class OperationList:
         _, self._mil = load_message_types()
 
     def cast(self, x: Tensor, *, dtype: str) -> Tensor:
-        """Convert to ``float32``, ``float16`` or ``int32``; nothing is built if that is the dtype."""
+        """Convert to float32, float16 or int32; nothing is built if that is the dtype."""
         if x.dtype == dtype:
             return x
         return self._append(
