@@ -17,13 +17,13 @@ from convcal.coreml.program import Operation, load_program
 from convcal.coreml.provenance import package_provenance
 from convcal.data.samples import CalibrationSet, check_source, open_samples
 from convcal.diagnosis.advice import advise
-from convcal.diagnosis.comparing import Comparison, Programs, Triple
+from convcal.diagnosis.comparing import Comparison, Programs
 from convcal.diagnosis.journal import Journal
 from convcal.diagnosis.judging import as_batch, measure_levels
 from convcal.diagnosis.locating import Found, Samples, Search, Tell, search
+from convcal.diagnosis.matching import Matching
 from convcal.diagnosis.outline import Outline
 from convcal.diagnosis.pairing import pair_programs
-from convcal.diagnosis.matching import Matching
 from convcal.diagnosis.record import Culprit, Diagnosis, Drift, OutputState, Pairing, Step
 from convcal.diagnosis.sources import SourceOutputs, conclude
 from convcal.diagnosis.tracing import Tracer
@@ -59,7 +59,7 @@ def diagnose(
     checkpoint: str | os.PathLike[str] | None = None,
     progress: Tell | None = None,
 ) -> Diagnosis:
-    """Find the first operation of an observed model whose output is wrong though its inputs are not.
+    """Find the first operation of a model whose output is wrong though its inputs are right.
 
     Every operation, or all between tensors that have partners in the reference, is computed as
     the reference says from the *observed* inputs, on the reference runtime, and compared with the

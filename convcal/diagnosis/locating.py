@@ -127,7 +127,7 @@ def search(
     -------
     Search
     """
-    walk = _Walk(programs, tracer, samples, is_complete, journal, tell)
+    walk = _Walk(programs, tracer, samples, is_complete=is_complete, journal=journal, tell=tell)
     n_bytes = sum(_COPIES * _bytes(programs.value(step)) for step in programs.steps)
     n_tensors = len(programs.pairs)
     if n_bytes <= memory and (tracer.most is None or n_tensors <= tracer.most):
@@ -145,6 +145,7 @@ class _Walk:
         programs: Programs,
         tracer: Tracer,
         samples: Samples,
+        *,
         is_complete: bool,
         journal: Journal,
         tell: Tell,

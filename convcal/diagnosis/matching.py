@@ -5,10 +5,9 @@ Values decide where they can: on a clean run of both programs a tensor and its p
 what fp16 rounding leaves, and tensors that are not partners hardly ever do. That finds partners
 across whatever a converter inserts, fuses, splits, folds or reorders. Structure decides where
 values cannot: among tensors that hold the same, for constants and for few values, and beyond a
-difference between the programs (a converter's fault), where operations of the same type on partners,
-with the same weights, or before partners, are paired; the values after it are then computed anew
-from the observed program's. A pair stands only where both programs, from the same values, come to
-the same, or where no pair instead explains the difference away.
+difference between the programs (a converter's fault). There operations of the same type on
+partners, with the same weights, or before partners, are paired, and the values after them are
+computed anew from the observed program's.
 """
 
 from __future__ import annotations
@@ -239,7 +238,7 @@ class _Matcher:
         return off > AGREE
 
     def _leads_right(self, value: Value) -> bool:
-        """Tell whether all that is computed from a tensor is paired, and no further off than it was.
+        """Tell whether all that is computed from a tensor is paired, and no further off.
 
         What it is computed from tells how far off values are so far.
         """

@@ -2,10 +2,8 @@
 """A small network of every kind of step, with its packages and samples."""
 
 import numpy as np
-from networks import convert
+from networks.network import Function, Program, convert
 from programs import ct, mb
-
-from coremltools.converters.mil.mil import Function, Program  # noqa: TID251 - after the door
 
 SHAPE = (1, 3, 24, 28)
 

@@ -7,6 +7,7 @@ import math
 import numpy as np
 import pytest
 from locating.scenes import build, samples
+from programs import mb
 
 import convcal.diagnosis.journal
 from convcal import diagnose
@@ -16,7 +17,6 @@ from convcal.diagnosis.outline import Outline
 from convcal.diagnosis.tracing import Tracer
 from convcal.errors import InputError
 from convcal.runtime import open_runner
-from programs import mb
 
 N_STEPS = 10
 
