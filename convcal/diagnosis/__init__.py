@@ -123,62 +123,64 @@ def diagnose(
         role: Outline(load_program(package, input_shapes=shapes))
         for role, package in packages.items()
     }
-    tracer = Tracer(
+    with Tracer(
         observed,
         runtime=runtime,
         compute_units=observed_compute_units,
         faults=emulate,
         timeout=timeout,
-    )
-    origin = data_provenance(data, opened)
-    journal = Journal(
-        None if checkpoint is None else Path(checkpoint),
-        {
-            "packages": [package.sha256 for package in packages.values()],
-            "how": tracer.how,
-            "data": origin,
-            "samples": samples.names,
-            "memory": memory,
-        },
-    )
-    given = None
-    if source is not None:
-        given = SourceOutputs(source, samples=opened.names, outputs=description.output_names)
-    few = [
-        samples.tensors(each)
-        for each in samples.arrays(range(min(_SAMPLES_TO_PAIR, len(samples.names))))
-    ]
-    matching = pair_programs(outlines["reference"], outlines["observed"], few)
-    programs = Programs(outlines["reference"], outlines["observed"], matching.pairs, description)
-    try:
-        result = search(
-            programs,
-            tracer,
-            samples,
-            memory=memory,
-            is_complete=find_all,
-            journal=journal,
-            tell=progress or (lambda *_: None),
+    ) as tracer:
+        origin = data_provenance(data, opened)
+        journal = Journal(
+            None if checkpoint is None else Path(checkpoint),
+            {
+                "packages": [package.sha256 for package in packages.values()],
+                "how": tracer.how,
+                "data": origin,
+                "samples": samples.names,
+                "memory": memory,
+            },
         )
-    except BaseException:
-        journal.write()
-        raise
-    sources = None if given is None else _three_way(programs, tracer, samples, given)
-    diagnosis = _diagnosis(
-        programs,
-        matching,
-        result,
-        sources=sources,
-        n_samples=len(samples.names),
-        is_complete=find_all,
-        provenance=joint_provenance(
-            {"reference": _reference_provenance(packages["reference"])}
-            | {"observed": tracer.provenance},
-            data=origin,
-        ),
-    )
-    journal.remove()
-    return diagnosis
+        given = None
+        if source is not None:
+            given = SourceOutputs(source, samples=opened.names, outputs=description.output_names)
+        few = [
+            samples.tensors(each)
+            for each in samples.arrays(range(min(_SAMPLES_TO_PAIR, len(samples.names))))
+        ]
+        matching = pair_programs(outlines["reference"], outlines["observed"], few)
+        programs = Programs(
+            outlines["reference"], outlines["observed"], matching.pairs, description
+        )
+        try:
+            result = search(
+                programs,
+                tracer,
+                samples,
+                memory=memory,
+                is_complete=find_all,
+                journal=journal,
+                tell=progress or (lambda *_: None),
+            )
+        except BaseException:
+            journal.write()
+            raise
+        sources = None if given is None else _three_way(programs, tracer, samples, given)
+        diagnosis = _diagnosis(
+            programs,
+            matching,
+            result,
+            sources=sources,
+            n_samples=len(samples.names),
+            is_complete=find_all,
+            provenance=joint_provenance(
+                {"reference": _reference_provenance(packages["reference"])}
+                | {"observed": tracer.provenance},
+                data=origin,
+            ),
+        )
+        journal.remove()
+        return diagnosis
 
 
 def _usable(opened: CalibrationSet, description: ModelDescription) -> Samples:

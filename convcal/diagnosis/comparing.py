@@ -202,8 +202,13 @@ class Comparison:
         self._fed = {
             name: partners[name] for name in self._computations[0].needed if name not in inputs
         }
-        handed = [programs.value(s).name for s in steps if programs.is_handed_out(s)]
-        self.names = tuple(dict.fromkeys([*self._fed.values(), *handed, *steps]))
+        self._inside = {
+            step: programs.value(step).name
+            for step in steps
+            if programs.is_handed_out(step) and programs.value(step) in given
+        }
+        names = (*self._fed.values(), *self._inside.values(), *steps)
+        self.names = tuple(dict.fromkeys(names))
 
     def triples(self, found: Tensors, sample: Tensors) -> Iterator[tuple[str, Triple]]:
         """Give the steps of one sample, as they are computed.
@@ -223,8 +228,8 @@ class Comparison:
         runs = [computation.run(fed) for computation in self._computations]
         for (name, expected), (_, rounded) in zip(*runs, strict=True):
             for step in steps[name]:
-                if programs.is_handed_out(step):
-                    inside = found[programs.value(step).name]
+                if step in self._inside:
+                    inside = found[self._inside[step]]
                     with np.errstate(over="ignore"):
                         both = (inside.astype(expected.dtype), inside)
                 else:

@@ -7,15 +7,18 @@ import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 from convcal.coreml.exposure import expose
 from convcal.coreml.package import read_package
+from convcal.faults import parse_fault
+from convcal.runtime.reference import ReferenceRunner
 from convcal.runtime.runner import open_runner, runs_on_core_ml
 from convcal.words import TIMEOUT
 
 if TYPE_CHECKING:
     import os
+    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -25,7 +28,7 @@ _MOST_ON_CORE_ML = 32
 
 
 class Tracer:
-    """Runs the observed package, some of its tensors in view.
+    """Runs the observed package, some of its tensors in view; a context manager.
 
     On the reference runtime any tensors can be looked at. Core ML gives outputs only: a copy of the
     package gets the tensors as outputs, a few at a time, since that may change what it fuses.
@@ -61,13 +64,31 @@ class Tracer:
             "faults": tuple(faults),
             "timeout": timeout,
         }
-        self._is_exposing = runs_on_core_ml(runtime)
+        self._stack = contextlib.ExitStack()
+        self._runner: ReferenceRunner | None = None
         self._provenance: dict[str, Any] | None = None
-        self.most = _MOST_ON_CORE_ML if self._is_exposing else None
+        self.most = _MOST_ON_CORE_ML if runs_on_core_ml(runtime) else None
+        if self.most is None:
+            self._runner = self._stack.enter_context(
+                ReferenceRunner(read_package(path), faults=[parse_fault(each) for each in faults])
+            )
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._stack.close()
 
     @property
     def provenance(self) -> dict[str, Any]:
         """What runs the package."""
+        if self._runner is not None:
+            return dict(self._runner.provenance)
         if self._provenance is None:
             with open_runner(self._path, **self.how) as runner:
                 self._provenance = dict(runner.provenance)
@@ -77,18 +98,15 @@ class Tracer:
         self, names: Sequence[str], samples: Iterable[Mapping[str, NDArray[Any]]]
     ) -> Iterator[dict[str, NDArray[Any]]]:
         """Run samples; give the outputs, and the tensors of these names, one sample at a time."""
-        with contextlib.ExitStack() as stack:
-            path: str | os.PathLike[str] = self._path
-            outputs = {name: name for name in names}
-            how = {**self.how, "extra_outputs": tuple(names)}
-            if self._is_exposing:
-                folder = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="convcal-")))
-                package, outputs = expose(read_package(self._path), names)
-                path = package.save(folder / "exposed.mlpackage")
-                how = self.how
-            runner = stack.enter_context(open_runner(path, **how))
-            if not self._is_exposing:  # of a copy it would be that of the copy
-                self._provenance = dict(runner.provenance)
+        if self._runner is not None:
+            self._runner.look_at(names)
             for sample in samples:
-                found = runner.run(sample)
-                yield {**found, **{name: found[given] for name, given in outputs.items()}}
+                yield self._runner.run(sample)
+            return
+        with tempfile.TemporaryDirectory(prefix="convcal-") as folder:
+            package, outputs = expose(read_package(self._path), names)
+            path = package.save(Path(folder) / "exposed.mlpackage")
+            with open_runner(path, **self.how) as runner:
+                for sample in samples:
+                    found = runner.run(sample)
+                    yield {**found, **{name: found[given] for name, given in outputs.items()}}

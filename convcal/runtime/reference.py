@@ -91,6 +91,7 @@ class ReferenceRunner:
         self._extra_outputs = tuple(extra_outputs)
         self._threads = threads
         self._shapes: dict[str, tuple[int, ...]] | None = None
+        self._program: Program | None = None
         self._is_closed = False
         self._executable: SectionedProgram | None = None
         self._warn(self._prepared({}))
@@ -119,6 +120,19 @@ class ReferenceRunner:
     def idle_faults(self) -> tuple[str, ...]:
         """The faults that changed no output of any sample so far."""
         return self._distortion.idle
+
+    def look_at(self, names: Sequence[str]) -> None:
+        """Let `run` return other tensors of the program besides the outputs.
+
+        The package is not read again.
+
+        Parameters
+        ----------
+        names : sequence of str
+            As for `extra_outputs`.
+        """
+        self._extra_outputs = tuple(names)
+        self._executable = None
 
     def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
         """Run one sample.
@@ -154,7 +168,7 @@ class ReferenceRunner:
 
     def close(self) -> None:
         """Free the session, and warn of faults that changed nothing; it cannot run afterwards."""
-        self._executable = None
+        self._executable = self._program = None
         self._is_closed = True
         self._distortion.warn_of_idle()
 
@@ -186,7 +200,9 @@ class ReferenceRunner:
         }
         if self._executable is not None and wanted == self._shapes:
             return self._executable
-        program = _read(self._package, wanted)
+        if self._program is None or wanted != self._shapes:
+            self._program = _read(self._package, wanted)
+        program = self._program
         where = f"the package '{self._package.path}'"
         self._executable = SectionedProgram(
             program,
