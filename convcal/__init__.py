@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from convcal.checking import Thresholds, check
     from convcal.coreml.inspection import Inspection, inspect
     from convcal.correction import Correction
+    from convcal.diagnosis import Diagnosis, diagnose
     from convcal.errors import ConvcalError, ConvcalWarning
     from convcal.estimation import align
     from convcal.export.coreml import export_coreml
@@ -37,6 +38,7 @@ _HOMES = {
     "ConvcalError": "convcal.errors",
     "ConvcalWarning": "convcal.errors",
     "Correction": "convcal.correction",
+    "Diagnosis": "convcal.diagnosis",
     "FitOptions": "convcal.assessment",
     "Inspection": "convcal.coreml.inspection",
     "Layout": "convcal.layout",
@@ -48,6 +50,7 @@ _HOMES = {
     "Thresholds": "convcal.checking",
     "align": "convcal.estimation",
     "check": "convcal.checking",
+    "diagnose": "convcal.diagnosis",
     "export_coreml": "convcal.export.coreml",
     "export_python": "convcal.export.python",
     "fit": "convcal.fitting",
@@ -65,6 +68,7 @@ __all__ = [
     "ConvcalError",
     "ConvcalWarning",
     "Correction",
+    "Diagnosis",
     "FitOptions",
     "Inspection",
     "Layout",
@@ -76,6 +80,7 @@ __all__ = [
     "Thresholds",
     "align",
     "check",
+    "diagnose",
     "export_coreml",
     "export_python",
     "fit",

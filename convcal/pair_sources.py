@@ -89,7 +89,7 @@ class _ModelPairs:
     def __init__(self, runners: Mapping[str, Runner], data: Data) -> None:
         self._runners = runners
         self._data = data
-        _check_match(runners["reference"].description, runners["observed"].description)
+        check_match(runners["reference"].description, runners["observed"].description)
         self._samples = open_samples(data, runners["reference"].description)
         self.samples = self._samples.names
         self.kinds: Mapping[str, str | None] = {**runners["observed"].description.output_kinds}
@@ -97,7 +97,7 @@ class _ModelPairs:
     @cached_property
     def provenance(self) -> dict[str, Any]:
         roles = {role: dict(runner.provenance) for role, runner in self._runners.items()}
-        return _provenance(roles, data=data_provenance(self._data, self._samples))
+        return joint_provenance(roles, data=data_provenance(self._data, self._samples))
 
     @property
     def fingerprint(self) -> str:
@@ -131,7 +131,7 @@ class _CapturedPairs:
     def provenance(self) -> dict[str, Any]:
         roles = {role: dict(self._capture.provenance[role]) for role in ROLES}
         data = _captured_data(self._capture, [roles[role].pop("data", None) for role in ROLES])
-        return _provenance(roles, data=data)
+        return joint_provenance(roles, data=data)
 
     @property
     def fingerprint(self) -> str:
@@ -210,7 +210,7 @@ def open_captured(path: str | os.PathLike[str]) -> PairSource:
     return _CapturedPairs(open_capture(path))
 
 
-def _check_match(reference: ModelDescription, observed: ModelDescription) -> None:
+def check_match(reference: ModelDescription, observed: ModelDescription) -> None:
     """Raise where the two models cannot be run on the same samples or compared."""
     for kind in ("inputs", "outputs"):
         of_reference = {feature.name: feature for feature in getattr(reference, kind)}
@@ -267,6 +267,6 @@ def _captured_data(capture: Capture, records: Sequence[object]) -> dict[str, Any
     return {"source": capture.path.name, **found, "n_samples": len(capture.samples)}
 
 
-def _provenance(roles: dict[str, dict[str, Any]], *, data: dict[str, Any]) -> dict[str, Any]:
+def joint_provenance(roles: dict[str, dict[str, Any]], *, data: dict[str, Any]) -> dict[str, Any]:
     faults = [fault for fault in roles["observed"].get("faults", "").split("; ") if fault]
     return {"emulated": bool(faults), "faults": faults, **roles, "data": data}

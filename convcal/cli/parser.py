@@ -4,6 +4,7 @@
 from __future__ import annotations
 
 import argparse
+import math
 import shutil
 import textwrap
 from collections.abc import Callable
@@ -29,6 +30,7 @@ __all__ = [
     "add_runtime",
     "at_least",
     "between",
+    "byte_count",
     "model_flags",
     "plain_help",
     "read_axes",
@@ -286,6 +288,15 @@ def between(low: float, high: float) -> Callable[[str], float]:
         return value
 
     return read
+
+
+def byte_count(text: str) -> int:
+    """Read a number of bytes, as ``500M`` or ``4G``."""
+    unit = {"K": 10, "M": 20, "G": 30}.get(text[-1:].upper(), 0)
+    size = _number(text[:-1] if unit else text, float) * 2**unit
+    if not 1 <= size < math.inf:
+        raise argparse.ArgumentTypeError(f"'{text}' is no size; as 500M or 4G")
+    return int(size)
 
 
 def _number(text: str, kind: Callable[[str], float]) -> float:

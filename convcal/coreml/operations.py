@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["LargeConstants", "OperationList", "Tensor", "all_names", "unique_name"]
 
 _DATA_TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int32": "INT32", "bool": "BOOL"}
-_CAST_NAMES = {"float32": "fp32", "float16": "fp16"}
+_CAST_NAMES = {"float32": "fp32", "float16": "fp16", "int32": "int32"}
 # coremltools puts constants of so many elements into the weight file.
 _LARGE = 10
 
@@ -101,7 +101,7 @@ class OperationList:
         _, self._mil = load_message_types()
 
     def cast(self, x: Tensor, *, dtype: str) -> Tensor:
-        """Convert to ``"float32"`` or ``"float16"``; nothing is built if that is the dtype."""
+        """Convert to float32, float16 or int32; nothing is built if that is the dtype."""
         if x.dtype == dtype:
             return x
         return self._append(

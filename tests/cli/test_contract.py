@@ -25,7 +25,7 @@ DOCUMENT = {
             "enum": [
                 *("done", "identical", "correctable", "partly-correctable", "not-identifiable"),
                 *("not-correctable", "passed", "failed", "found", "nothing-to-do", "error"),
-                "interrupted",
+                *("interrupted", "precision-noise", "accumulated", "culprit-found"),
             ]
         },
         "result": {"type": ["object", "null"]},
@@ -58,6 +58,8 @@ def test_every_verb_writes_one_document(convcal, pair, data, captured):
         (("check", *pair, "--data", data), "passed"),
         (("check", *pair, "--data", data, "--emulate", FAULT), "failed"),
         (("run", pair[1], "--data", data, "-o", "outputs.npz"), "done"),
+        (("diagnose", *pair, "--data", data), "identical"),
+        (("diagnose", *pair, "--data", data, "--emulate", FAULT, "-o", "d.json"), "culprit-found"),
         (("capture", pair[1], "--role", "observed", "--data", data, "-o", "c"), "done"),
         (("capture", "--import", "outputs.npz", "--role", "reference", "-o", "c"), "done"),
         (("apply", "net.json", "outputs.npz", "-o", "corrected.npz"), "done"),

@@ -1,0 +1,93 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""What to do about a culprit, by the way in which it is wrong and where."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from convcal.diagnosis.record import Step
+
+__all__ = ["advise"]
+
+# What a correction of an output can mend.
+_CORRECTABLE = frozenset(
+    {"shift", "sub-pixel-shift", "affine", "scale", "row-stride", "length", "grid", "flat-offset"}
+)
+_OVERFLOWS = frozenset({"saturation", "dead-channel"})
+_STRIDES = (
+    "read the array through its strides, which Core ML pads: in Swift "
+    "MLShapedArray<Float>(converting: output) does, output.dataPointer alone does not"
+)
+_REORDER = "put the channels in order where they are read, or convert again with another layout"
+
+
+def advise(
+    *,
+    family: str,
+    cause: str,
+    operations: Sequence[Step],
+    is_output: bool,
+    is_emulated: bool,
+    has_fp16: bool,
+) -> tuple[str, ...]:
+    """Say what to do, the cheapest that helps first.
+
+    Parameters
+    ----------
+    family, cause : str
+        Of the culprit.
+    operations : sequence of Step
+        What computes it in the observed program.
+    is_output : bool
+        Whether an output of the model comes directly from it, so that correcting the output
+        corrects the fault.
+    is_emulated : bool
+        Whether the faults were emulated, so that a package is at no fault.
+    has_fp16 : bool
+        Whether it computes in fp16.
+
+    Returns
+    -------
+    tuple of str
+        Sentences and command lines; REFERENCE, OBSERVED, DATA stand for those of the command.
+    """
+    advice: list[str] = []
+    if family == "row-stride":
+        advice.append(_STRIDES)
+    if family == "channel-order":
+        advice.append(_REORDER)
+    if is_output and family in _CORRECTABLE and cause != "program":
+        advice.append(
+            "correct the output: convcal fit REFERENCE OBSERVED --data DATA "
+            "-o NAME.calibration.json"
+        )
+    if family in _OVERFLOWS:
+        advice.append("scale down before the operation and up after it, so that fp16 holds it")
+    if family == "cliff":
+        advice.append("keep the argument small: subtract the maximum, or bound it, before")
+    if cause == "program" and not has_fp16:
+        advice.append(
+            "the packages compute different things here: compare the parameters and weights of "
+            "this operation, and convert the same network again with the same options"
+        )
+    elif has_fp16:
+        advice.append(f"if you can convert again, keep it in fp32: {op_selector(operations)}")
+        if cause == "program":
+            advice.append(
+                "if that does not help, the packages compute different things here: compare "
+                "parameters and weights"
+            )
+    if cause == "device" and not is_emulated:
+        advice.append(
+            "see whether other compute units have the fault: --observed-compute-units cpu-only"
+        )
+    return tuple(advice)
+
+
+def op_selector(operations: Sequence[Step]) -> str:
+    """Give the argument of ``coremltools.convert`` that keeps operations in fp32."""
+    names = [step.name for step in operations]
+    # coremltools appends this to the names of what it makes fp16.
+    names = [name.removesuffix("_cast_fp16") for name in names]
+    test = f"op.name != {names[0]!r}" if len(names) == 1 else f"op.name not in {set(names)!r}"
+    return f"compute_precision=ct.transform.FP16ComputePrecision(op_selector=lambda op: {test})"

@@ -1,0 +1,106 @@
+# SPDX-License-Identifier: BSD-3-Clause
+"""Three-way comparison: what the original framework gives tells the converter from the device."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from convcal.data.arrays import ArrayFile, group_keys
+from convcal.errors import InputError
+
+__all__ = ["SourceOutputs", "conclude"]
+
+Array = NDArray[Any]
+
+
+class SourceOutputs:
+    """Outputs that PyTorch, ONNX Runtime, … gave for the samples.
+
+    Parameters
+    ----------
+    path : path
+        A ``.npz`` whose keys are ``SAMPLE/OUTPUT``, or ``OUTPUT`` with all samples along the first
+        axis, in the order of the data.
+    samples : sequence of str
+        All samples of the data, in order.
+    outputs : sequence of str
+        The outputs of the models.
+
+    Raises
+    ------
+    InputError
+        If the file cannot be read, has none of the outputs, or not all samples.
+    """
+
+    def __init__(
+        self, path: str | os.PathLike[str], *, samples: Sequence[str], outputs: Sequence[str]
+    ) -> None:
+        self._arrays: dict[tuple[str, str], Array] = {}
+        with ArrayFile(path) as file:
+            groups = group_keys(file.headers, where=f"'{file.path}'", tensors=tuple(outputs))
+            for sample, keys in groups.items():
+                for name, key in keys.items():
+                    if name not in outputs:
+                        continue
+                    array = file.read(key)
+                    if sample is not None:
+                        self._arrays[name, sample] = array
+                        continue
+                    if len(array) != len(samples):
+                        raise InputError(
+                            f"'{name}' of '{path}' holds {len(array)} samples along its first "
+                            f"axis, the data have {len(samples)}; give one of each, in their "
+                            "order, or keys SAMPLE/OUTPUT"
+                        )
+                    for index, each in enumerate(samples):
+                        self._arrays[name, each] = array[index]
+        self.outputs = tuple(name for name in outputs if (name, samples[0]) in self._arrays)
+        if not self.outputs:
+            raise InputError(
+                f"'{path}' has no outputs of these samples; the outputs are {list(outputs)}, the "
+                f"samples {list(samples[:3])}{' …' if len(samples) > 3 else ''}: keys are OUTPUT, "
+                "or SAMPLE/OUTPUT"
+            )
+
+    def array(self, output: str, sample: str, *, like: Array) -> Array:
+        """Give an output of a sample in the shape of `like`.
+
+        Raises
+        ------
+        InputError
+            If it is not there, or has another number of values.
+        """
+        array = self._arrays.get((output, sample))
+        if array is None or array.size != like.size:
+            what = "lacks" if array is None else f"has {array.size} values of"
+            raise InputError(
+                f"the source {what} output '{output}' of sample '{sample}'; {like.size} values "
+                f"of shape {like.shape} are wanted"
+            )
+        return np.asarray(array).reshape(like.shape)
+
+
+def conclude(*, reference_is_right: bool, observed_is_right: bool, is_same: bool) -> str:
+    """Say whose fault a difference is.
+
+    Parameters
+    ----------
+    reference_is_right, observed_is_right : bool
+        Whether each agrees with the source, up to what fp16 makes of the network.
+    is_same : bool
+        Whether reference and observed agree.
+    """
+    if reference_is_right and observed_is_right:
+        return "all three agree"
+    if reference_is_right:
+        return "source and reference agree: the device, or fp16, is at fault"
+    if observed_is_right:
+        return "source and observed agree: the reference package is at fault; convert it again"
+    if is_same:
+        return "reference and observed agree and the source differs: the converter is at fault"
+    return "all three differ: the converter is at fault, and the device or fp16, too"
