@@ -15,12 +15,14 @@ if TYPE_CHECKING:
     from convcal.calibration import Calibration, OutputCalibration
     from convcal.calibrator import OutputCalibrator
     from convcal.checking import Thresholds, check
+    from convcal.coreml.inspection import Inspection, inspect
     from convcal.correction import Correction
     from convcal.diagnosis import Diagnosis, diagnose
     from convcal.errors import ConvcalError, ConvcalWarning
     from convcal.estimation import align
     from convcal.export.coreml import export_coreml
     from convcal.export.python import export_python
+    from convcal.export.rewriting import Rewriting, rewrite
     from convcal.filters import AxisFilter, SincFilter
     from convcal.fitting import fit, fit_captures
     from convcal.layout import Layout
@@ -38,10 +40,12 @@ _HOMES = {
     "Correction": "convcal.correction",
     "Diagnosis": "convcal.diagnosis",
     "FitOptions": "convcal.assessment",
+    "Inspection": "convcal.coreml.inspection",
     "Layout": "convcal.layout",
     "OutputCalibration": "convcal.calibration",
     "OutputCalibrator": "convcal.calibrator",
     "PostProcessor": "convcal.postprocessor",
+    "Rewriting": "convcal.export.rewriting",
     "SincFilter": "convcal.filters",
     "Thresholds": "convcal.checking",
     "align": "convcal.estimation",
@@ -51,9 +55,11 @@ _HOMES = {
     "export_python": "convcal.export.python",
     "fit": "convcal.fitting",
     "fit_captures": "convcal.fitting",
+    "inspect": "convcal.coreml.inspection",
     "open_runner": "convcal.runtime",
     "read_pairs": "convcal.pairs",
     "record_pairs": "convcal.pairs",
+    "rewrite": "convcal.export.rewriting",
 }
 
 __all__ = [
@@ -64,10 +70,12 @@ __all__ = [
     "Correction",
     "Diagnosis",
     "FitOptions",
+    "Inspection",
     "Layout",
     "OutputCalibration",
     "OutputCalibrator",
     "PostProcessor",
+    "Rewriting",
     "SincFilter",
     "Thresholds",
     "align",
@@ -77,9 +85,11 @@ __all__ = [
     "export_python",
     "fit",
     "fit_captures",
+    "inspect",
     "open_runner",
     "read_pairs",
     "record_pairs",
+    "rewrite",
 ]
 
 

@@ -180,10 +180,17 @@ def _abilities(parts: tuple[Part, ...]) -> tuple[Ability, ...]:
     models = "fit, check, capture, run"
     return (
         needs("fit and check on captures", "fit, check", "numpy", "scipy", "zarr"),
-        needs("import outputs from elsewhere", "capture --import", "numpy", "zarr"),
+        needs(
+            "import outputs, merge and verify captures",
+            "capture --import, --merge, --verify",
+            "numpy",
+            "zarr",
+        ),
         needs("correct outputs in files", "apply", "numpy"),
         needs("export a post-processor", "export --to python", "numpy"),
         needs("export a corrected package", "export --to coreml", "coremltools"),
+        needs("find what known faults touch", "inspect", "coremltools"),
+        needs("rewrite operations", "rewrite", "coremltools", "onnx", "onnxruntime"),
         needs(
             "run models on the reference runtime",
             f"{models} --runtime reference",

@@ -13,6 +13,8 @@ if TYPE_CHECKING:
 
 __all__ = ["Feature", "ModelDescription"]
 
+_MAX_ALTERNATIVES = 10
+
 
 @dataclass(frozen=True)
 class Feature:
@@ -26,7 +28,8 @@ class Feature:
         An image is exchanged as (H, W, 3) RGB or (H, W) grey arrays.
     shape : tuple of int
         The shape of the array that is exchanged: of a tensor as the package states it, of an
-        image (H, W, 3) or (H, W). Flexible shapes give their default.
+        image (H, W, 3) or (H, W). Flexible shapes give their default, and -1 where the package
+        leaves a length open.
     dtype : str
         ``"float32"``, ``"float16"``, ``"int32"`` or, of images, ``"uint8"``.
     is_flexible : bool
@@ -35,6 +38,16 @@ class Feature:
         How the package stores an image; callers always see RGB or grey. None for tensors.
     layout : str
         Axis letters of an image, ``"HWC"`` or ``"HW"``. Empty for tensors: Core ML does not say.
+    allowed : tuple of tuple of (int, int or None)
+        Of a flexible input the shapes that are accepted: alternatives, each with the least and
+        the greatest length of every axis; None stands for no limit. Empty where nothing is
+        stated: any lengths.
+    default : float, optional
+        What an input is filled with, in `shape`, where a sample lacks it. None if it must be
+        there.
+    labels : tuple of str or int
+        Of a classifier's table of probabilities, which is exchanged as a vector, the classes in
+        the vector's order. Empty for everything else.
     """
 
     name: str
@@ -44,12 +57,56 @@ class Feature:
     is_flexible: bool = False
     colour: str | None = None
     layout: str = ""
+    allowed: tuple[tuple[tuple[int, int | None], ...], ...] = ()
+    default: float | None = None
+    labels: tuple[str | int, ...] = ()
+
+    def accepts(self, shape: Sequence[int]) -> bool:
+        """Say whether an array of this shape can be exchanged."""
+        if not self.is_flexible:
+            return tuple(shape) == self.shape
+        if len(shape) != len(self.shape) or 0 in shape:
+            return False
+        if self.layout == "HWC" and shape[2] != 3:
+            return False
+        return not self.allowed or any(
+            all(
+                low <= length and (high is None or length <= high)
+                for length, (low, high) in zip(shape, limits, strict=True)
+            )
+            for limits in self.allowed
+        )
+
+    @property
+    def accepted(self) -> str:
+        """The shapes that are accepted, in words: ``'(1, 3, 4 to 64)'``."""
+        if not self.is_flexible:
+            return str(self.shape)
+        if not self.allowed:
+            return f"{self.shape} or as flexible as that"
+        alternatives = [
+            f"({', '.join(_range(*limit) for limit in limits)}{',' * (len(limits) == 1)})"
+            for limits in self.allowed
+        ]
+        more = " or …" if len(alternatives) > _MAX_ALTERNATIVES else ""
+        return " or ".join(alternatives[:_MAX_ALTERNATIVES]) + more
+
+    @property
+    def tensor_shape(self) -> tuple[int, ...]:
+        """The shape of the tensor that the program sees for an array of this shape."""
+        if self.kind == "tensor":
+            return self.shape
+        channels = self.shape[2] if len(self.shape) == 3 else 1
+        return (1, channels, *self.shape[:2])
 
     def __str__(self) -> str:
-        size = "x".join(str(length) for length in self.shape) or "scalar"
+        lengths = (str(length) if length >= 0 else "?" for length in self.shape)
+        size = "x".join(lengths) or "scalar"
         details = [f"{self.colour} image" if self.kind == "image" else "", self.dtype, size]
         if self.is_flexible:
             details.append("flexible")
+        if self.default is not None:
+            details.append("optional")
         return f"'{self.name}' ({' '.join(detail for detail in details if detail)})"
 
 
@@ -61,10 +118,13 @@ class ModelDescription:
     ----------
     inputs, outputs : tuple of Feature
         In the order of the package's description.
+    states : tuple of Feature
+        What the model keeps from one run to the next, if the caller lets it.
     """
 
     inputs: tuple[Feature, ...]
     outputs: tuple[Feature, ...]
+    states: tuple[Feature, ...] = ()
 
     @property
     def input_names(self) -> tuple[str, ...]:
@@ -102,7 +162,14 @@ class ModelDescription:
         return _find(self.outputs, name, role="output")
 
     def __str__(self) -> str:
-        return f"inputs: {_listing(self.inputs)}; outputs: {_listing(self.outputs)}"
+        text = f"inputs: {_listing(self.inputs)}; outputs: {_listing(self.outputs)}"
+        return f"{text}; states: {_listing(self.states)}" if self.states else text
+
+
+def _range(low: int, high: int | None) -> str:
+    if high is None:
+        return f"{low} or more"
+    return str(low) if low == high else f"{low} to {high}"
 
 
 def _listing(features: Sequence[Feature]) -> str:

@@ -152,6 +152,7 @@ def open_models(
     runtime: str = "auto",
     reference_compute_units: str = "all",
     observed_compute_units: str = "all",
+    function: str | None = None,
     emulate: Sequence[str] = (),
     timeout: float = TIMEOUT,
 ) -> Iterator[PairSource]:
@@ -177,6 +178,7 @@ def open_models(
                         model,
                         runtime=runtime,
                         compute_units=units,
+                        function=function,
                         faults=faults,
                         timeout=timeout,
                     )

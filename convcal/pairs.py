@@ -72,6 +72,7 @@ def record_pairs(
     runtime: str = "auto",
     reference_compute_units: str = "all",
     observed_compute_units: str = "all",
+    function: str | None = None,
     emulate: Sequence[str] = (),
     timeout: float = TIMEOUT,
     axes: Axes | None = None,
@@ -89,6 +90,8 @@ def record_pairs(
         Where packages run.
     reference_compute_units, observed_compute_units : str
         On Core ML, for each of the two.
+    function : str, optional
+        Of packages with several functions, which; by default the one that each names.
     emulate : sequence of str
         Faults that act on the observed model.
     timeout : float
@@ -114,6 +117,7 @@ def record_pairs(
         runtime=runtime,
         reference_compute_units=reference_compute_units,
         observed_compute_units=observed_compute_units,
+        function=function,
         emulate=emulate,
         timeout=timeout,
     ) as source:

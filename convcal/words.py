@@ -8,6 +8,7 @@ __all__ = [
     "PRECISIONS",
     "ROLES",
     "RUNTIMES",
+    "STRATEGIES",
     "TIMEOUT",
     "TIMEOUT_MAX",
 ]
@@ -39,6 +40,7 @@ position by another amount, a ``row-stride`` puts rows right that were read with
 PRECISIONS = ("float32", "output")
 ROLES = ("reference", "observed")
 RUNTIMES = ("auto", "coreml", "reference")
+STRATEGIES = ("explicit-crop", "zero-insertion", "subpixel", "fp32-island")
 TIMEOUT = 300.0
 TIMEOUT_MAX = 1e6
 """Seconds that Core ML gets for loading a model, or for one sample."""

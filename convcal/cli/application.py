@@ -13,7 +13,18 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 import convcal
-from convcal.cli import checking, correcting, demo, diagnosing, fitting, machine, recording
+from convcal.cli import (
+    capturing,
+    checking,
+    correcting,
+    demo,
+    diagnosing,
+    fitting,
+    inspecting,
+    machine,
+    recording,
+    rewriting,
+)
 from convcal.cli.contract import ENVELOPE, EXIT_CODES, ExitCode, Outcome, envelope
 from convcal.cli.parser import Parser, UsageError, plain_help
 from convcal.cli.terminal import prepare_streams, say, write_document, write_result
@@ -26,12 +37,14 @@ DEBUG_VARIABLE = "CONVCAL_DEBUG"
 
 VERBS = {
     "fit": fitting.add_fit,
-    "capture": recording.add_capture,
+    "capture": capturing.add_capture,
     "apply": correcting.add_apply,
     "export": correcting.add_export,
     "check": checking.add_check,
     "run": recording.add_run,
     "diagnose": diagnosing.add_diagnose,
+    "inspect": inspecting.add_inspect,
+    "rewrite": rewriting.add_rewrite,
     "demo": demo.add_demo,
     "doctor": machine.add_doctor,
 }

@@ -12,6 +12,7 @@ from convcal.cli.parser import (
     add_axes,
     add_data,
     add_emulate,
+    add_function,
     add_json,
     add_runtime,
     at_least,
@@ -82,6 +83,7 @@ def add_check(verbs: Verbs) -> None:
     parser.add_argument("--max-rmse", type=at_least(0), metavar="X", help="in output units")
     parser.add_argument("--min-cosine", type=between(-1, 1), metavar="X", help="cosine similarity")
     add_runtime(parser, "reference", "candidate")
+    add_function(parser)
     add_emulate(parser, model="CANDIDATE")
     add_axes(parser)
     add_json(parser)
@@ -110,6 +112,7 @@ def _check(arguments: argparse.Namespace) -> Outcome:
                 runtime=arguments.runtime,
                 reference_compute_units=arguments.reference_compute_units,
                 observed_compute_units=arguments.candidate_compute_units,
+                function=arguments.function,
                 emulate=arguments.emulate,
                 timeout=arguments.timeout,
                 axes=axes,

@@ -30,8 +30,9 @@ class ExitCode(enum.IntEnum):
 EXIT_CODES = {
     ExitCode.DONE: "done (fit: identical, correctable or partly-correctable)",
     ExitCode.NO: "the answer is no (check: a threshold was missed; fit: not-correctable or "
-    "not-identifiable, the file is written all the same; diagnose: an operation is wrong; export: "
-    "there is no correction; doctor: what everything needs is missing)",
+    "not-identifiable, the file is written all the same; export: there is no correction; capture "
+    "--verify: damaged; diagnose: an operation is wrong; inspect: a known fault touches the model; "
+    "doctor: what everything needs is missing)",
     ExitCode.FAILED: "not done: usage, bad input, or not possible on this machine",
     ExitCode.SELF_CHECK: "a product did not pass its own check",
     ExitCode.INTERRUPTED: "interrupted (Ctrl-C, SIGTERM, SIGHUP); nothing half-written is left",
@@ -40,7 +41,7 @@ EXIT_CODES = {
 ENVELOPE = {
     "schema_version": f"{SCHEMA_VERSION}",
     "command": "the verb, or null",
-    "status": "done, a verdict, passed, failed, nothing-to-do, error or interrupted",
+    "status": "done, a verdict, passed, failed, found, nothing-to-do, error or interrupted",
     "result": "what the verb gives, or null",
     "warnings": "list of sentences",
     "error": 'null or {"code", "message"}',

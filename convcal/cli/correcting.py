@@ -231,8 +231,7 @@ def _render_export(
             f"  {command_line('python', written)}",
         ]
     # A correction of an emulated fault is right only together with the fault.
-    faults = calibration.provenance.get("faults", []) if calibration.is_emulated else []
-    emulate = [word for fault in faults for word in ("--emulate", str(fault))]
+    emulate = [word for fault in _emulated(calibration) for word in ("--emulate", fault)]
     check = ("convcal", "check", "REFERENCE", written, "--data", "PATH", "--margins")
     return [
         (
@@ -243,3 +242,19 @@ def _render_export(
         "prove it, on data that were not fitted:",
         f"  {command_line(*check, arguments.calibration, *emulate)}",
     ]
+
+
+def _emulated(calibration: Calibration) -> list[str]:
+    """Give the faults under which it was fitted; a profile by its name, not by its parts."""
+    from convcal.faults import PROFILES
+
+    if not calibration.is_emulated:
+        return []
+    faults = [str(fault) for fault in calibration.provenance.get("faults", [])]
+    observed = calibration.provenance.get("observed", {})
+    for name in str(observed.get("fault_profiles", "")).split("; "):
+        parts = [str(part) for part in PROFILES[name].parts] if name in PROFILES else []
+        start = next((i for i in range(len(faults)) if faults[i : i + len(parts)] == parts), None)
+        if parts and start is not None:
+            faults[start : start + len(parts)] = [name]
+    return faults

@@ -17,6 +17,7 @@ from convcal.cli.parser import (
     add_axes,
     add_data,
     add_emulate,
+    add_function,
     add_json,
     add_output,
     add_runtime,
@@ -71,6 +72,7 @@ def add_fit(verbs: Verbs) -> None:
     )
     add_output(parser, metavar="FILE", what="calibration, by custom NAME.calibration.json,")
     add_runtime(parser, "reference", "observed")
+    add_function(parser)
     add_emulate(parser, model="OBSERVED")
     parser.add_argument(
         "--holdout",
@@ -187,6 +189,7 @@ def _fitted(
             runtime=arguments.runtime,
             reference_compute_units=arguments.reference_compute_units,
             observed_compute_units=arguments.observed_compute_units,
+            function=arguments.function,
             emulate=arguments.emulate,
             timeout=arguments.timeout,
             **how,

@@ -24,6 +24,7 @@ __all__ = [
     "add_axes",
     "add_data",
     "add_emulate",
+    "add_function",
     "add_json",
     "add_output",
     "add_runtime",
@@ -108,8 +109,12 @@ def add_data(parser: Parser, *, required: bool = False) -> None:
     )
 
 
-def add_runtime(parser: Parser, *roles: str) -> None:
-    """Add ``--runtime``, the compute units of each role, and ``--timeout``."""
+def add_runtime(parser: Parser, *roles: str, units: str | None = "all") -> None:
+    """Add ``--runtime``, the compute units of each role, and ``--timeout``.
+
+    Without a role, ``--compute-units`` takes several, and gives a tuple; `units` is its default,
+    None where the verb has one of its own.
+    """
     parser.add_argument(
         "--runtime",
         choices=RUNTIMES,
@@ -128,6 +133,15 @@ def add_runtime(parser: Parser, *roles: str) -> None:
             if role == roles[0]
             else "the same for the other model",
         )
+    if not roles:
+        parser.add_argument(
+            "--compute-units",
+            type=_compute_units,
+            default=units,
+            metavar="UNITS",
+            help=f"what coreml may use: {', '.join(COMPUTE_UNITS)}; several, joined by commas, "
+            f"one after the other (default: {units or 'each but all'})",
+        )
     parser.add_argument(
         "--timeout",
         type=between(0, TIMEOUT_MAX),
@@ -135,6 +149,25 @@ def add_runtime(parser: Parser, *roles: str) -> None:
         metavar="SECONDS",
         help=f"for coreml, per model and sample (default: {TIMEOUT:g})",
     )
+
+
+def add_function(parser: Parser) -> None:
+    """Add ``--function``."""
+    parser.add_argument(
+        "--function",
+        metavar="NAME",
+        help="which of the package's functions (its default one)",
+    )
+
+
+def _compute_units(text: str) -> tuple[str, ...]:
+    names = tuple(text.split(","))
+    if unknown := [name for name in names if name not in COMPUTE_UNITS]:
+        choices = ", ".join(f"'{name}'" for name in COMPUTE_UNITS)
+        raise argparse.ArgumentTypeError(f"invalid choice: '{unknown[0]}' (choose from {choices})")
+    if len(set(names)) < len(names):
+        raise argparse.ArgumentTypeError(f"'{text}' names some units twice")
+    return names
 
 
 def add_emulate(parser: Parser, *, model: str) -> None:
@@ -146,8 +179,7 @@ def add_emulate(parser: Parser, *, model: str) -> None:
         default=[],
         metavar="FAULT",
         help=f"make {model} wrong as a device would: NAME[:KEY=VALUE,...], as "
-        "crop-origin:variant=zero (all names: convcal run --help); may be repeated, is "
-        "labelled in every product",
+        "crop-origin:variant=zero (all names: convcal run --help); repeatable and labelled",
     )
 
 
@@ -192,12 +224,18 @@ def _axis(text: str) -> tuple[str | None, int | None]:
 
 def model_flags(arguments: argparse.Namespace) -> list[str]:
     """Name the flags that say how a model runs, where they say other than the default."""
-    usual = {"runtime": "auto", "timeout": TIMEOUT, "emulate": []}
-    usual |= {name: "all" for name in vars(arguments) if name.endswith("compute_units")}
+    usual: dict[str, tuple[Any, ...]] = {
+        "runtime": ("auto",),
+        "function": (None,),
+        "timeout": (TIMEOUT,),
+        "emulate": ([],),
+    }
+    names = [name for name in vars(arguments) if name.endswith("compute_units")]
+    usual |= dict.fromkeys(names, (None, "all", ("all",)))
     return [
         f"--{name.replace('_', '-')}"
-        for name, value in usual.items()
-        if getattr(arguments, name) != value
+        for name, values in usual.items()
+        if name in arguments and getattr(arguments, name) not in values
     ]
 
 

@@ -25,7 +25,7 @@ from convcal.errors import UnavailableError
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
-__all__ = ["load_coremltools", "load_message_types", "parse_model"]
+__all__ = ["load_coremltools", "load_message_types", "parse_model", "silenced"]
 
 
 @functools.cache
@@ -44,7 +44,7 @@ def load_coremltools() -> Any:
         What the failed import wrote to standard error is in the chained exception's notes.
     """
     try:
-        with _deferred_interrupts(), _silenced():
+        with _deferred_interrupts(), silenced():
             import coremltools  # noqa: TID251 - this is the one door
             import coremltools.proto  # noqa: TID251
     except ModuleNotFoundError as error:
@@ -132,7 +132,7 @@ def _deferred_interrupts() -> Iterator[None]:
 
 
 @contextlib.contextmanager
-def _silenced() -> Iterator[None]:
+def silenced() -> Iterator[None]:
     """Silence log records below ERROR, Python warnings and standard error while the block runs.
 
     Standard error is diverted as a file descriptor, because native libraries write to it past

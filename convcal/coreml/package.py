@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from convcal.coreml._coremltools import parse_model
 from convcal.coreml.describe import tensor_dtype
-from convcal.coreml.weights import WeightFile, blob_values, check_blob
+from convcal.coreml.weights import WeightFile, WeightTail, blob_values, check_blob
 from convcal.errors import InputError, UnsupportedModelError
 from convcal.files import check_plain, staged, walk
 
@@ -53,6 +53,8 @@ class Package:
         The folder of the weight file; it need not exist where the program has no weights.
     weights_path : pathlib.Path or None
         The weight file that the program refers to; None if it refers to none.
+    tail : WeightTail, optional
+        What is appended to the weight file when the package is saved.
     """
 
     path: Path
@@ -60,6 +62,7 @@ class Package:
     model_path: Path
     weights_dir: Path
     weights_path: Path | None
+    tail: WeightTail | None = None
 
     @functools.cached_property
     def sha256(self) -> str:
@@ -76,6 +79,11 @@ class Package:
         """Hash of the weight file alone; the empty string without one."""
         if self.weights_path is None:
             return ""
+        if self.tail is not None:
+            digest = hashlib.sha256()
+            for chunk in self.tail.chunks():
+                digest.update(chunk)
+            return digest.hexdigest()
         with self.weights_path.open("rb") as file:
             return hashlib.file_digest(file, "sha256").hexdigest()
 
@@ -84,15 +92,17 @@ class Package:
         data: bytes = self.spec.SerializeToString(deterministic=True)
         return data
 
-    def with_spec(self, spec: Any) -> Package:
+    def with_spec(self, spec: Any, *, tail: WeightTail | None = None) -> Package:
         """Give a package with another specification and the same weights.
 
         Parameters
         ----------
         spec : Model_pb2.Model
             The new specification; the caller must not change it afterwards.
+        tail : WeightTail, optional
+            Weights that it needs besides.
         """
-        return replace(self, spec=spec)
+        return replace(self, spec=spec, tail=tail or self.tail)
 
     def save(
         self,
@@ -103,8 +113,8 @@ class Package:
     ) -> Path:
         """Write the package, whole or not at all.
 
-        Manifest, weights and any other file are copied byte for byte; the model file is written
-        anew, the same bytes for the same specification.
+        Manifest, weights and any other file are copied byte for byte, new weights appended; the
+        model file is written anew, the same bytes for the same specification.
 
         Parameters
         ----------
@@ -173,6 +183,9 @@ class Package:
             relative = source.relative_to(self.path)
             if source.is_dir():
                 (folder / relative).mkdir()
+            elif self.tail is not None and source.samefile(str(self.weights_path)):
+                with (folder / relative).open("wb") as file:
+                    file.writelines(self.tail.chunks())
             elif relative != model:
                 shutil.copyfile(source, folder / relative)
         (folder / model).write_bytes(self.serialize())

@@ -16,8 +16,8 @@ How the operations carry out ``convcal.arithmetic``, and why so:
   then, so one ``pad`` for both axes is exact.
 * On the Neural Engines of A14, M1 and M2 a slice that does not begin at 0 along the width saturates
   values beyond about 4094. The Neural Engine computes float16 only, so float32 arithmetic (the
-  default) never meets this. In float16 such a slice is taken along the height, between two
-  transpositions: exact for every value. A one-hot ``conv`` would do without a slice, but makes
+  default) never meets this. In float16 such a slice is taken along the height, of a view or between
+  two transpositions: exact for every value. A one-hot ``conv`` would do without a slice, but makes
   NaN of the neighbours of an infinity and loses the sign of zero.
 * A scale, on request only, is ``gather`` once per tap with constant indices, times a constant
   weight per position, and summed: the arithmetic of the post-processor, bit for bit, for `n_taps`
@@ -47,13 +47,13 @@ from convcal.coreml.describe import (
     tensor_dtype,
     tensor_shape,
 )
-from convcal.coreml.operations import OperationList, Tensor, unique_name
+from convcal.coreml.operations import OperationList, Tensor, all_names, unique_name
 from convcal.correction import Correction, Precision
 from convcal.errors import InputError, UnsupportedModelError
 from convcal.filters import AxisFilter, SincFilter
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Mapping
 
     from convcal.coreml.package import Package
 
@@ -117,7 +117,7 @@ def append_corrections(
     model, _ = load_message_types()
     spec = model.Model()
     spec.CopyFrom(package.spec)
-    taken = set(_all_names(spec.mlProgram))
+    taken = set(all_names(spec.mlProgram))
     uncorrected = {name: unique_name(f"{name}__uncorrected", taken) for name in active}
     for output, correction in active.items():
         for function_name, function in spec.mlProgram.functions.items():
@@ -397,32 +397,17 @@ def _move(operations: OperationList, x: Tensor, filters: Mapping[int, AxisFilter
     if any(pad != (0, 0) for pad in pads):
         x = operations.pad_edges(x, pads=pads)
     if x.shape != tuple(shape):
-        x = _crop(operations, x, begin, tuple(shape))
+        x = operations.crop_ends(
+            x,
+            amounts=[
+                (first, length - first - size)
+                for first, length, size in zip(begin, x.shape, shape, strict=True)
+            ],
+        )
     for axis, item in filters.items():
         if not item.is_whole:
             x = operations.filter_axis(x, axis=axis, taps=item.taps)
     return x
-
-
-def _crop(operations: OperationList, x: Tensor, begin: list[int], shape: tuple[int, ...]) -> Tensor:
-    """Crop; in float16 never along the width from another position than 0."""
-    if x.dtype == "float32" or begin[-1] == 0:
-        return operations.crop(x, begin=begin, shape=shape)
-    rank = len(shape)
-    if rank == 1:
-        column = operations.reshape(x, shape=(*x.shape, 1))
-        return operations.reshape(
-            operations.crop(column, begin=[*begin, 0], shape=(*shape, 1)), shape=shape
-        )
-    if x.shape[:-1] != shape[:-1]:
-        x = operations.crop(x, begin=[*begin[:-1], 0], shape=(*shape[:-1], x.shape[-1]))
-    swap = [*range(rank - 2), rank - 1, rank - 2]
-    turned = operations.crop(
-        operations.transpose(x, permutation=swap),
-        begin=[0] * (rank - 2) + [begin[-1], 0],
-        shape=tuple(shape[axis] for axis in swap),
-    )
-    return operations.transpose(turned, permutation=swap)
 
 
 def _resample(operations: OperationList, x: Tensor, axis: int, resampling: Resampling) -> Tensor:
@@ -463,21 +448,3 @@ def _rename_arguments(operation: Any, old: str, new: str, *, where: str) -> None
         inner.outputs[:] = [new if name == old else name for name in inner.outputs]
         for item in inner.operations:
             _rename_arguments(item, old, new, where=where)
-
-
-def _all_names(program: Any) -> Iterator[str]:
-    for function in program.functions.values():
-        yield from (value.name for value in function.inputs)
-        for block in function.block_specializations.values():
-            yield from _names_in(block)
-
-
-def _names_in(block: Any) -> Iterator[str]:
-    yield from block.outputs
-    for operation in block.operations:
-        yield from (value.name for value in operation.outputs)
-        if "name" in operation.attributes:  # reading a missing key would add it
-            yield from operation.attributes["name"].immediateValue.tensor.strings.values
-        for inner in operation.blocks:
-            yield from (value.name for value in inner.inputs)
-            yield from _names_in(inner)

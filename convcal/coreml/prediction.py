@@ -9,10 +9,12 @@ Messages in both directions are frames::
     b"CVC1", header length (uint32), payload length (uint64), header, payload
 
 little endian, with a JSON header and the arrays of its list ``arrays``, one ``.npy`` after the
-other, as the payload. Requests: ``{"do": "load", "package", "compute_units"}``, then any number of
-``{"do": "predict", "images", "outputs"}``, each with ``limit``, the seconds after which the
-process ends itself if nobody did. Replies: ``{"is_done": true}`` with the outputs, or
-``{"is_done": false, "message"}``. Nothing is pickled. When standard input ends, the process does.
+other, as the payload. Requests: ``{"do": "load", "package", "compute_units", "function"}``, then
+any number of ``{"do": "make-state", "state"}``, which keeps a state under a number, and of
+``{"do": "predict", "images", "outputs", "labels", "state", "forget"}``, each with ``limit``, the
+seconds after which the process ends itself if nobody did. Replies: ``{"is_done": true}`` with the
+outputs, or ``{"is_done": false, "message"}``. Nothing is pickled. When standard input ends, the
+process does.
 """
 
 from __future__ import annotations
@@ -26,8 +28,8 @@ import queue
 import struct
 import tempfile
 import threading
-from collections.abc import Callable, Mapping
-from typing import IO, TYPE_CHECKING, Any, NoReturn
+from collections.abc import Callable, Mapping, Sequence
+from typing import IO, TYPE_CHECKING, Any, NoReturn, Protocol
 
 import numpy as np
 
@@ -46,8 +48,18 @@ __all__ = [
     "run_worker",
 ]
 
-Predictor = Callable[[dict[str, Any]], Mapping[str, Any]]
-Loader = Callable[[str, str], Predictor]
+
+class Model(Protocol):
+    """What predicts: coremltools' ``CompiledMLModel``."""
+
+    def predict(self, data: dict[str, Any], state: Any = None) -> Mapping[str, Any]:
+        """Predict one sample: dict of arrays and PIL images in, dict of the same out."""
+
+    def make_state(self) -> Any:
+        """Make what a prediction may go on from, and updates."""
+
+
+Loader = Callable[[str, str, str | None], Model]
 Message = tuple[dict[str, Any], dict[str, "NDArray[np.generic]"]]
 
 _MAGIC = b"CVC1"
@@ -141,7 +153,7 @@ def load_framework() -> None:
         ) from error
 
 
-def load_model(package: str, compute_units: str) -> Predictor:
+def load_model(package: str, compute_units: str, function: str | None = None) -> Model:
     """Load a package into Core ML.
 
     Parameters
@@ -150,11 +162,13 @@ def load_model(package: str, compute_units: str) -> Predictor:
         The path of an ``.mlpackage``.
     compute_units : {'all', 'cpu-only', 'cpu-and-gpu', 'cpu-and-ne'}
         What Core ML may use.
+    function : str, optional
+        Of a package with several functions, which.
 
     Returns
     -------
-    callable
-        ``CompiledMLModel.predict``: dict of arrays and PIL images in, dict of the same out.
+    Model
+        A ``CompiledMLModel``.
 
     Raises
     ------
@@ -172,15 +186,12 @@ def load_model(package: str, compute_units: str) -> Predictor:
     # expands "$NAME" in paths, too. So: compile here, and move it to where the parent cleans up.
     compiled = os.path.join(tempfile.mkdtemp(), "model.mlmodelc")  # noqa: PTH118
     coremltools.models.utils.compile_model(package, compiled)
-    model = coremltools.models.CompiledMLModel(
-        compiled, compute_units=coremltools.ComputeUnit[_COMPUTE_UNITS[compute_units]]
+    model: Model = coremltools.models.CompiledMLModel(
+        compiled,
+        compute_units=coremltools.ComputeUnit[_COMPUTE_UNITS[compute_units]],
+        function_name=function,
     )
-
-    def predict(inputs: dict[str, Any]) -> Mapping[str, Any]:
-        outputs: Mapping[str, Any] = model.predict(inputs)
-        return outputs
-
-    return predict
+    return model
 
 
 def run_worker(load: Loader) -> NoReturn:
@@ -192,7 +203,7 @@ def run_worker(load: Loader) -> NoReturn:
     Parameters
     ----------
     load : callable
-        Called with package and compute units; gives what predicts.
+        Called with package, compute units and function; gives what predicts.
     """
     requests = os.fdopen(os.dup(0), "rb")
     replies = os.fdopen(os.dup(1), "wb")
@@ -209,16 +220,24 @@ def run_worker(load: Loader) -> NoReturn:
             os._exit(0)
 
     threading.Thread(target=listen, daemon=True).start()
-    predict: Predictor | None = None
+    model: Model | None = None
+    states: dict[int, Any] = {}
     while True:
         header, arrays = waiting.get()
         # Ends the process by a C thread, even where the framework holds Python's lock.
         faulthandler.dump_traceback_later(float(header["limit"]), exit=True, file=2)
         try:
+            outputs: dict[str, NDArray[np.generic]] = {}
             if header["do"] == "load":
-                predict, outputs = load(header["package"], header["compute_units"]), {}
+                model = load(header["package"], header["compute_units"], header["function"])
+            elif model is None:
+                raise RuntimeError("no model is loaded")
+            elif header["do"] == "make-state":
+                states[header["state"]] = model.make_state()
             else:
-                outputs = _predict(predict, header, arrays)
+                for number in header["forget"]:
+                    states.pop(number, None)
+                outputs = _predict(model, header, arrays, states)
             reply = encode({"is_done": True}, outputs)
         except Exception as error:  # noqa: BLE001  (reported to the parent, whatever it is)
             reply = encode({"is_done": False, "message": f"{type(error).__name__}: {error}"}, {})
@@ -229,15 +248,18 @@ def run_worker(load: Loader) -> NoReturn:
 
 
 def _predict(
-    predict: Predictor | None, header: Mapping[str, Any], arrays: Mapping[str, NDArray[np.generic]]
+    model: Model,
+    header: Mapping[str, Any],
+    arrays: Mapping[str, NDArray[np.generic]],
+    states: Mapping[int, Any],
 ) -> dict[str, NDArray[np.generic]]:
-    if predict is None:
-        raise RuntimeError("no model is loaded")
-    images = set(header["images"])
-    given = predict(
-        {name: _to_picture(each) if name in images else each for name, each in arrays.items()}
-    )
-    return {name: _to_array(given[name], name) for name in header["outputs"]}
+    images, labels = set(header["images"]), header["labels"]
+    inputs = {name: _to_picture(each) if name in images else each for name, each in arrays.items()}
+    if header["state"] is None:
+        given = model.predict(inputs)
+    else:
+        given = model.predict(inputs, states[header["state"]])
+    return {name: _to_array(given[name], name, labels[name]) for name in header["outputs"]}
 
 
 def _receive(requests: IO[bytes]) -> Message | None:
@@ -258,8 +280,13 @@ def _to_picture(values: NDArray[np.generic]) -> Any:
     return Image.fromarray(np.asarray(values))
 
 
-def _to_array(value: Any, name: str) -> NDArray[np.generic]:
-    """Copy an output, through its strides; PIL images become (H, W, 3) RGB or (H, W)."""
+def _to_array(value: Any, name: str, labels: Sequence[str | int]) -> NDArray[np.generic]:
+    """Copy an output, through its strides; PIL images become (H, W, 3) RGB or (H, W).
+
+    A table becomes a vector, in the order of the labels.
+    """
+    if labels:
+        return np.array([value[label] for label in labels], np.float64)
     mode = getattr(value, "mode", None)
     if mode is not None and mode not in {"L", "F", "RGB"}:
         # Core ML's colour pictures come with an alpha channel that means nothing.

@@ -9,7 +9,7 @@ and NumPy arrays come out.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -17,6 +17,8 @@ import numpy as np
 from convcal.coreml._coremltools import load_coremltools
 from convcal.coreml.compression import DECOMPRESSIONS
 from convcal.coreml.describe import default_function, function_description
+from convcal.coreml.mapping import mapped_weights
+from convcal.coreml.weights import spilled
 from convcal.errors import ConvcalError, InputError, UnsupportedModelError
 
 if TYPE_CHECKING:
@@ -32,7 +34,10 @@ _DTYPES = {"fp16": "float16", "fp32": "float32", "fp64": "float64"}
 
 @dataclass(frozen=True, eq=False)
 class Value:
-    """A tensor of a program.
+    """A tensor of a program, or what is seen as one.
+
+    A list is seen as a tensor with its axis in front, a state as the tensor in it, a classifier's
+    table of probabilities as a vector in the order of the classes.
 
     Parameters
     ----------
@@ -126,12 +131,15 @@ class Program:
     inputs, outputs : tuple of Value
         What it takes and gives, in the program's order.
     operations : tuple of Operation
-        In an order in which they can be computed; constants are not among them.
+        In the order in which they run; constants are not among them.
+    states : tuple of Value
+        What it keeps from one run to the next.
     """
 
     inputs: tuple[Value, ...]
     outputs: tuple[Value, ...]
     operations: tuple[Operation, ...]
+    states: tuple[Value, ...] = ()
 
 
 def load_program(
@@ -155,7 +163,8 @@ def load_program(
     Returns
     -------
     Program
-        The view, with constants read from the weight file.
+        The view. Constants of the weight file are read when they are looked at: the file must not
+        change as long as the program is in use.
 
     Raises
     ------
@@ -176,10 +185,13 @@ def load_program(
     message = type(spec.mlProgram)()
     message.version = spec.mlProgram.version
     message.functions[name].CopyFrom(spec.mlProgram.functions[name])
-    is_fixed = _fix_input_shapes(message.functions[name], input_shapes or {})
+    function_message = message.functions[name]
+    outputs = function_message.block_specializations[function_message.opset].outputs
+    is_fixed = _fix_input_shapes(function_message, input_shapes or {})
     try:
-        loaded = load_mil_proto(message, spec.specificationVersion, str(package.weights_dir))
-        return _view(loaded.functions[name])
+        with mapped_weights(package):
+            loaded = load_mil_proto(message, spec.specificationVersion, str(package.weights_dir))
+        return _with_outputs(_view(loaded.functions[name]), outputs)
     except ConvcalError:
         raise
     except NotImplementedError as error:
@@ -268,7 +280,27 @@ def _said(error: Exception) -> str:
 
 def _view(function: Any) -> Program:
     values: dict[int, Value] = {}
-    return _view_block(function, tuple(function.inputs.values()), values)
+    view = _view_block(function, tuple(function.inputs.values()), values)
+    taken: dict[bool, list[Value]] = {False: [], True: []}
+    for variable, value in zip(function.inputs.values(), view.inputs, strict=True):
+        taken[_is_state(variable)].append(value)
+    return replace(view, inputs=tuple(taken[False]), states=tuple(taken[True]))
+
+
+def _with_outputs(program: Program, names: Sequence[str]) -> Program:
+    """Give the outputs the names that they have in the package.
+
+    coremltools reads the update of a state and all reads right behind it as one tensor, under the
+    name of the last one.
+    """
+    outputs, added = [], []
+    for value, name in zip(program.outputs, names, strict=True):
+        if value.name == name:
+            outputs.append(value)
+        else:
+            outputs.append(Value(name, value.dtype, value.shape))
+            added.append(Operation("identity", name, {"x": value}, (outputs[-1],)))
+    return replace(program, outputs=tuple(outputs), operations=(*program.operations, *added))
 
 
 def _view_block(block: Any, variables: Sequence[Any], values: dict[int, Value]) -> Program:
@@ -296,7 +328,7 @@ def _view_block(block: Any, variables: Sequence[Any], values: dict[int, Value]) 
             }
             results = DECOMPRESSIONS[operation.op_type](constants)
             for variable, array in zip(operation.outputs, results, strict=True):
-                values[id(variable)] = _value(variable, array)
+                values[id(variable)] = _value(variable, spilled(array))
         outputs = tuple(value_of(variable) for variable in operation.outputs)
         blocks = tuple(_view_block(each, each.inputs, values) for each in operation.blocks)
         operations.append(Operation(operation.op_type, operation.name, arguments, outputs, blocks))
@@ -310,10 +342,32 @@ def _value(variable: Any, array: NDArray[Any] | None = None) -> Value:
     if array is not None:
         constant = array.view()
         constant.flags.writeable = False
-    if getattr(variable, "elem_type", None) is not None:  # a list of tensors
-        return Value(variable.name, "list", ())
-    shape = tuple(_length(length) for length in variable.shape)
-    return Value(variable.name, _dtype_name(variable.dtype), shape, constant)
+    dtype, lengths = _tensor_type(variable.sym_type)
+    shape = tuple(_length(length) for length in lengths)
+    return Value(variable.name, _dtype_name(dtype), shape, constant)
+
+
+def _is_state(variable: Any) -> bool:
+    from coremltools.converters.mil.mil import types  # noqa: TID251 - after the door
+
+    return bool(types.is_state(variable.sym_type))
+
+
+def _tensor_type(symbolic: Any) -> tuple[Any, tuple[Any, ...]]:
+    """Give the element type and the shape of what is seen as a tensor."""
+    from coremltools.converters.mil.mil import types  # noqa: TID251 - after the door
+
+    if types.is_state(symbolic):
+        return _tensor_type(symbolic.wrapped_type())
+    if types.is_list(symbolic):
+        element, length, is_dynamic = symbolic.T
+        dtype, lengths = _tensor_type(element)
+        return dtype, (None if is_dynamic else length, *lengths)
+    if types.is_dict(symbolic):  # MIL types its values double, and makes them from fp32
+        return types.fp32, (None,)
+    if types.is_tensor(symbolic):
+        return symbolic.get_primitive(), tuple(symbolic.get_shape())
+    return symbolic, ()
 
 
 def _dtype_name(dtype: Any) -> str:

@@ -17,33 +17,38 @@ if TYPE_CHECKING:
 __all__ = ["package_provenance"]
 
 
-def package_provenance(package: Package) -> dict[str, str]:
+def package_provenance(package: Package, *, function: str | None = None) -> dict[str, str]:
     """Give the name of a package, the hash of its content, and what it computes in.
 
     Parameters
     ----------
     package : Package
         Which holds an ML Program.
+    function : str, optional
+        Which of its functions runs; by default the package's default.
 
     Returns
     -------
     dict of str to str
         ``'package'``, ``'sha256'``, and ``'precision'``: ``'float16'`` where any operation that
-        computes gives fp16, otherwise ``'float32'``. With ``'corrected'`` where convcal has
-        built a correction into it.
+        computes gives fp16, otherwise ``'float32'``. With ``'function'`` where the package has
+        several, and ``'corrected'`` where convcal has built a correction into it.
     """
+    functions = package.spec.mlProgram.functions
+    name = default_function(package) if function is None else function
     entries = {
         "package": package.path.name,
         "sha256": package.sha256,
-        "precision": "float16" if _computes_in_fp16(package) else "float32",
+        "precision": "float16" if _computes_in_fp16(functions[name]) else "float32",
     }
+    if len(functions) > 1:
+        entries["function"] = name
     if package.spec.description.metadata.userDefined.get(PATCH_KEY, ""):
         entries["corrected"] = "by convcal"
     return entries
 
 
-def _computes_in_fp16(package: Package) -> bool:
-    function = package.spec.mlProgram.functions[default_function(package)]
+def _computes_in_fp16(function: Any) -> bool:
     return any(
         tensor_dtype(value.type) == "float16"
         for operation in _operations(function.block_specializations[function.opset])

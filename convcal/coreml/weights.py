@@ -1,5 +1,5 @@
 # SPDX-License-Identifier: BSD-3-Clause
-"""Find blobs in the weight file of an ML Program (MIL blob storage, version 2), in its bounds.
+"""Find blobs in the weight file of an ML Program (MIL blob storage, version 2), and append others.
 
 The file is a 64-byte header (number of blobs, format version) followed by blobs. A blob is a
 64-byte record (sentinel, data type, size, offset of the data, unused bits) and its data, both
@@ -11,25 +11,39 @@ https://github.com/apple/coremltools.
 from __future__ import annotations
 
 import math
+import mmap
 import struct
+import tempfile
+import weakref
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from convcal.errors import InputError, UnsupportedModelError
+from convcal.errors import InputError, UnsupportedModelError, WriteError
 
 if TYPE_CHECKING:
     import os
-    from collections.abc import Iterator
+    from collections.abc import Iterator, Sequence
 
     from numpy.typing import NDArray
 
-__all__ = ["Blob", "WeightFile", "blob_values", "check_blob"]
+__all__ = [
+    "Blob",
+    "WeightFile",
+    "WeightTail",
+    "blob_values",
+    "check_blob",
+    "release_pages",
+    "spilled",
+]
 
 _ALIGNMENT = 64
+_CHUNK = 1 << 24
 _VERSION = 2
 _SENTINEL = 0xDEADBEEF
+_LEAST_SPILLED = 1 << 20
 _HEADER = struct.Struct("<II")
 _RECORD = struct.Struct("<IIQQQ")
 
@@ -95,8 +109,9 @@ class WeightFile:
     def __init__(self, path: str | os.PathLike[str]) -> None:
         self.path = path
         try:
-            # A mapping of its own, which lives as long as the arrays that are views of it.
-            self._bytes: NDArray[np.uint8] = np.memmap(path, dtype=np.uint8, mode="r")
+            with Path(path).open("rb") as file:
+                # It lives as long as the arrays that are views of it.
+                mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
         except FileNotFoundError as error:
             raise InputError(f"the weight file '{path}' does not exist; {_COPY_AGAIN}") from error
         except ValueError as error:  # an empty file cannot be mapped
@@ -106,6 +121,8 @@ class WeightFile:
                 f"the weight file '{path}' cannot be read ({error.strerror or error}); "
                 "check its permissions"
             ) from error
+        _MAPPINGS.add(mapping)
+        self._bytes: NDArray[np.uint8] = np.frombuffer(mapping, np.uint8)
         if self._bytes.size < _ALIGNMENT:
             raise InputError(
                 f"the weight file '{path}' is corrupt: it has {self._bytes.size} bytes, less than "
@@ -117,6 +134,11 @@ class WeightFile:
                 f"the weight file '{path}' states version {version} of its format, and version "
                 f"{_VERSION} (ML Programs, iOS 15 on) is what convcal reads; {_COPY_AGAIN}"
             )
+
+    @property
+    def content(self) -> NDArray[np.uint8]:
+        """Every byte of the file."""
+        return self._bytes
 
     def blob(self, offset: int) -> Blob:
         """Read the record at an offset.
@@ -166,8 +188,133 @@ class WeightFile:
             )
         return Blob(dtype=dtype, start=start, n_bytes=n_bytes, n_elements=used // bits)
 
+    def array(self, offset: int, *, dtype: str, shape: Sequence[int]) -> NDArray[Any]:
+        """Give the values of a blob, as a read-only view of the file.
+
+        Parameters
+        ----------
+        offset : int
+            As for `blob`.
+        dtype : str
+            A type that NumPy has.
+        shape : sequence of int
+
+        Raises
+        ------
+        InputError
+            If there is no valid record, its data do not lie inside the file, or they are of
+            another type or fewer than the shape asks for.
+        """
+        blob = self.blob(offset)
+        count = math.prod(shape)
+        if blob.dtype != dtype or blob.n_elements < count:
+            raise InputError(
+                f"the weight file '{self.path}' is corrupt: the blob at offset {offset} has "
+                f"{blob.n_elements} values of type {blob.dtype}, and the program expects {count} "
+                f"of type {dtype}; {_COPY_AGAIN}"
+            )
+        return np.frombuffer(self._bytes, dtype, count, blob.start).reshape(shape)
+
+
+def spilled(array: NDArray[Any]) -> NDArray[Any]:
+    """Move a large array to a temporary file without a name; give it as a read-only view.
+
+    Small ones stay where they are.
+
+    Raises
+    ------
+    WriteError
+        If the operating system refuses the file.
+    """
+    if array.nbytes < _LEAST_SPILLED:
+        return array
+    try:
+        with tempfile.TemporaryFile() as file:
+            file.write(np.ascontiguousarray(array).data)
+            file.flush()
+            mapping = mmap.mmap(file.fileno(), 0, access=mmap.ACCESS_READ)
+    except OSError as error:
+        raise WriteError(
+            f"weights of {array.nbytes} bytes cannot be written to the folder for temporary files "
+            f"'{tempfile.gettempdir()}' ({error.strerror or error}); free some space there, or "
+            "name another folder in the environment variable TMPDIR"
+        ) from error
+    _MAPPINGS.add(mapping)
+    return np.frombuffer(mapping, array.dtype).reshape(array.shape)
+
+
+_MAPPINGS: weakref.WeakSet[mmap.mmap] = weakref.WeakSet()
+
+
+def release_pages() -> None:
+    """Give back the memory that reading weight files and spilled arrays has taken.
+
+    The arrays that are views of them stay valid: what is looked at again is read again.
+    """
+    if hasattr(mmap, "MADV_DONTNEED"):  # not on Windows
+        for mapping in _MAPPINGS:
+            mapping.madvise(mmap.MADV_DONTNEED)
+
 
 _COPY_AGAIN = "copy or export the package again"
+
+
+class WeightTail:
+    """Blobs to be appended to a weight file; what is in it stays where it is.
+
+    Parameters
+    ----------
+    path : path
+        The weight file.
+
+    Raises
+    ------
+    InputError
+        As `WeightFile`.
+    """
+
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self._file = WeightFile(path)
+        self._size = self._file.content.size
+        self._parts: list[bytes] = []
+        self._end = self._size
+        self._n_blobs = 0
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether nothing is to be appended."""
+        return not self._parts
+
+    def append(self, array: NDArray[Any]) -> int:
+        """Add an array of float16 or float32, in C order; give the offset of its record."""
+        data = np.ascontiguousarray(array, array.dtype.newbyteorder("<")).tobytes()
+        number = next(key for key, name in _DTYPES.items() if name == array.dtype.name)
+        self._pad()
+        offset = self._end
+        record = _RECORD.pack(_SENTINEL, number, len(data), offset + _ALIGNMENT, 0)
+        for part in (record.ljust(_ALIGNMENT, b"\0"), data):
+            self._parts.append(part)
+            self._end += len(part)
+        self._n_blobs += 1
+        self._pad()
+        return offset
+
+    def _pad(self) -> None:
+        if self._end % _ALIGNMENT:
+            self._parts.append(bytes(-self._end % _ALIGNMENT))
+            self._end += len(self._parts[-1])
+
+    def chunks(self) -> Iterator[bytes]:
+        """Give the whole file with what was appended, in pieces.
+
+        Only the number of blobs in the header differs from what the file holds now.
+        """
+        content = self._file.content
+        count, version = _HEADER.unpack(content[: _HEADER.size].tobytes())
+        yield _HEADER.pack(count + self._n_blobs, version)
+        for start in range(_HEADER.size, self._size, _CHUNK):
+            yield content[start : min(start + _CHUNK, self._size)].tobytes()
+        yield from self._parts
 
 
 def blob_values(program: Any) -> Iterator[tuple[str, Any]]:

@@ -7,6 +7,7 @@ A capture is a folder in Zarr format 3 (any Zarr library reads it)::
     NAME/reference/               group {"samples": [...], "provenance": {...}}
     NAME/reference/output-0/      array (n_samples, *shape), attributes {"name": "upsampled",
                                   "kind": "tensor"}
+    NAME/reference/tensor-0/      an intermediate tensor, likewise
     NAME/observed/...             the same
 
 - Roles are ``reference`` and ``observed``. A capture holds one or both.
@@ -18,19 +19,25 @@ A capture is a folder in Zarr format 3 (any Zarr library reads it)::
   model ever becomes a path. ``kind`` is ``tensor`` or ``image`` ((H, W, channels) or (H, W)); it
   is left out where no model said it. Every sample's output has the same shape. The dtype is a
   boolean, an integer or a float of at most 64 bits.
+- Intermediate tensors of the program lie beside the outputs in arrays of their own, numbered apart:
+  who fits or checks never sees them. The roles need not have the same ones.
 - One chunk holds one sample. Codecs: ``bytes`` (little endian), ``zstd``, ``crc32c``: a damaged
   chunk is noticed when it is read. Readers accept the other lossless codecs of the Zarr
   specification too. A chunk that is missing is damage, not a fill value.
 - ``inputs``, beside ``samples``, are hashes of what the model was given, empty where that is not
   known: the same sample need not be run again when a recording goes on.
+- ``contents``, likewise, are hashes of the outputs and tensors themselves: a chunk that is whole,
+  but of another sample or recording, is noticed by ``convcal capture --verify``.
 - A sample is there when ``samples`` names it. Samples are added in this order: their chunks, at
-  indices from ``len(samples)`` on; then the shapes of the arrays; then ``samples``, with
-  ``inputs`` and ``provenance``, by one rename. Whatever ends the writer, the capture opens with
+  indices from ``len(samples)`` on; then the shapes of the arrays; then ``samples``, with what
+  belongs to them, by one rename. Whatever ends the writer, the capture opens with
   the samples that are named. Rows after the last of them are of a writer that was killed, and the
   next one removes them. Who adds samples to a role holds a lock of the system's on a hidden file
   beside the capture, ``.NAME.ROLE.lock``, which the system frees when the process ends; a second
   one is refused meanwhile, where the system has such locks.
 - While a role grows, it may have samples that the other one lacks (yet).
+- ``seal``, beside ``samples``, is the SHA-256 of what a role and its arrays say of themselves: a
+  changed name or provenance is noticed by ``convcal capture --verify``. Readers do not need it.
 - Readers ignore attributes that they do not know. Nothing is ever unpickled.
 
 Values are kept bit by bit, NaN payloads and the sign of zero included.
@@ -49,7 +56,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convcal.data.arrays import listing
-from convcal.data.npy import is_plain
+from convcal.data.roles import Role, role_members
 from convcal.errors import ConvcalError, InputError
 from convcal.files import check_plain
 from convcal.words import ROLES
@@ -57,11 +64,18 @@ from convcal.words import ROLES
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["FORMAT", "VERSION", "Capture", "open_capture", "open_role"]
+__all__ = [
+    "FORMAT",
+    "VERSION",
+    "Capture",
+    "open_capture",
+    "open_role",
+    "open_root",
+    "readable",
+]
 
 FORMAT = "convcal.capture"
 VERSION = 1
-_CODECS = {"bytes", "transpose", "gzip", "zstd", "blosc", "crc32c"}
 
 
 class Capture:
@@ -82,6 +96,8 @@ class Capture:
         The names of the outputs, in the model's order.
     kinds : dict of str to str
         By output ``'tensor'`` or ``'image'``, where a model said it; the observed one first.
+    tensors : dict of str to tuple of str
+        By role, the names of the intermediate tensors that were recorded with the outputs.
     provenance : dict of str to dict
         By role, what ran where.
     """
@@ -95,6 +111,7 @@ class Capture:
         self.unpaired: dict[str, tuple[str, ...]] = {}
         self.outputs = tuple(first.arrays)
         self.kinds = {k: v for role in self.roles for k, v in self._roles[role].kinds.items()}
+        self.tensors = {role: tuple(self._roles[role].tensors) for role in self.roles}
         self.provenance = {role: self._roles[role].provenance for role in self.roles}
         if len(self.roles) == len(ROLES):
             self._check_pairing()
@@ -134,29 +151,46 @@ class Capture:
         """
         return {output: self._row(role, output, sample) for output in self.outputs}
 
+    def read_tensors(self, role: str, sample: str) -> dict[str, NDArray[np.generic]]:
+        """Read the intermediate tensors of one role for one sample.
+
+        Returns
+        -------
+        dict of str to numpy.ndarray
+            By name, in the order of `tensors`; empty where none were recorded.
+
+        Raises
+        ------
+        InputError
+            As `read_sample` does.
+        """
+        self._check_role(role)
+        return {name: self._row(role, name, sample) for name in self.tensors[role]}
+
     def _row(self, role: str, output: str, sample: str) -> NDArray[np.generic]:
         array = self._array(role, output)
         index = self._roles[role].index.get(sample)
         if index is None:
             raise InputError(f"the {role} outputs of capture '{self.path}' lack sample '{sample}'")
-        with _readable(self.path, f"sample '{sample}' of output '{output}' ({role})"):
+        with readable(self.path, f"sample '{sample}' of output '{output}' ({role})"):
             return np.asarray(array[index])
 
     def _array(self, role: str, output: str) -> Any:
         self._check_role(role)
-        arrays = self._roles[role].arrays
-        if output not in arrays:
-            msg = f"capture '{self.path}' has no output '{output}'; it has {listing(arrays)}"
+        outputs, tensors = self._roles[role].arrays, self._roles[role].tensors
+        array = outputs.get(output, tensors.get(output))
+        if array is None:
+            msg = f"capture '{self.path}' has no output '{output}'; it has {listing(outputs)}"
             raise InputError(msg)
-        return arrays[output]
+        return array
 
     def fingerprint(self) -> str:
         """Hash what changes when a role is replaced or grows, without reading its values."""
         digest = hashlib.sha256()
         for role in self.roles:
             folder = self.path / role
-            for document in (folder / "zarr.json", *sorted(folder.glob("output-*/zarr.json"))):
-                status = document.stat()
+            for member in (folder, *role_members(folder)):
+                status = (member / "zarr.json").stat()
                 digest.update(f"{role} {status.st_size} {status.st_mtime_ns}\n".encode())
             digest.update(json.dumps(self._roles[role].samples).encode())
         return digest.hexdigest()
@@ -217,81 +251,6 @@ class Capture:
         )
 
 
-class Role:
-    """The checked content of one role: its samples, its provenance and its arrays by output."""
-
-    def __init__(self, group: Any, *, folder: Path, where: str) -> None:
-        samples = group.attrs.get("samples")
-        if not _is_names(samples) or not samples:
-            raise InputError(f"{where} does not name its samples; record it again")
-        self.samples: tuple[str, ...] = tuple(samples)
-        self.index = {name: index for index, name in enumerate(self.samples)}
-        inputs = group.attrs.get("inputs")
-        is_known = isinstance(inputs, list) and len(inputs) == len(samples)
-        self.inputs = tuple(map(str, inputs)) if is_known else ("",) * len(samples)
-        provenance = group.attrs.get("provenance", {})
-        if not isinstance(provenance, dict):
-            raise InputError(f"{where} has provenance {provenance!r}, which is no JSON object")
-        json.dumps(provenance, allow_nan=False)  # goes into calibrations
-        if not isinstance(faults := provenance.get("faults", ""), str):
-            raise InputError(f"{where} has the faults {faults!r}, which are no text")
-        self.provenance: dict[str, Any] = provenance
-        self.arrays: dict[str, Any] = {}
-        self.kinds: dict[str, str] = {}
-        index = 0
-        while (key := f"output-{index}") in group:
-            array = group[key]
-            name = array.attrs.get("name")
-            if not isinstance(name, str) or name in self.arrays:
-                raise InputError(f"array '{key}' of {where} has the unusable name {name!r}")
-            _check_array(
-                array,
-                n_samples=len(samples),
-                chunks=folder / key / "c",
-                where=f"output '{name}' of {where}",
-            )
-            self.arrays[name] = array
-            if (kind := array.attrs.get("kind")) in ("tensor", "image"):
-                self.kinds[name] = kind
-            index += 1
-        if not self.arrays:
-            raise InputError(f"{where} holds no outputs; record it again")
-
-
-def _is_names(value: object) -> bool:
-    return (
-        isinstance(value, list)
-        and all(isinstance(name, str) for name in value)
-        and len(set(value)) == len(value)
-    )
-
-
-def _check_array(array: Any, *, n_samples: int, chunks: Path, where: str) -> None:
-    """Refuse what version 1 does not have, and chunks that are missing, before values are read."""
-    metadata = array.metadata.to_dict()
-    codecs = {codec["name"] for codec in metadata["codecs"]}
-    if not codecs <= _CODECS:
-        msg = f"{where} is coded with {listing(sorted(codecs - _CODECS))}; accepted are "
-        raise InputError(msg + listing(sorted(_CODECS)))
-    if not is_plain(array.dtype):
-        raise InputError(f"{where} has dtype {array.dtype}; accepted are numbers and booleans")
-    n_rows = array.shape[0] if array.ndim else -1
-    if n_rows != n_samples and not n_samples < n_rows <= _n_entries(chunks):
-        msg = f"{where} has shape {array.shape}, but {n_samples} samples are named"
-        raise InputError(msg)
-    if array.chunks != (1, *array.shape[1:]):
-        msg = f"{where} has chunks {array.chunks}; a chunk holds one sample"
-        raise InputError(msg)
-    n_missing = n_rows - array.nchunks_initialized
-    if n_missing:
-        msg = f"{where} lacks the values of {n_missing} of its {n_samples} samples; copy it again"
-        raise InputError(msg)
-
-
-def _n_entries(folder: Path) -> int:
-    return sum(1 for _ in folder.iterdir()) if folder.is_dir() else 0
-
-
 def open_capture(path: str | os.PathLike[str]) -> Capture:
     """Open a capture and check that its roles, if there are two, can be paired.
 
@@ -330,14 +289,21 @@ def open_role(folder: Path, role: str) -> Role | None:
     InputError
         If this is no capture, or the role is damaged.
     """
-    root = _open_root(folder)
-    with _readable(folder, f"role '{role}'"):
+    root = open_root(folder)
+    with readable(folder, f"role '{role}'"):
         if role not in root:
             return None
         return Role(root[role], folder=folder / role, where=f"{role} of capture '{folder}'")
 
 
-def _open_root(folder: Path) -> Any:
+def open_root(folder: Path) -> Any:
+    """Open a capture as a Zarr group, whatever its roles are like.
+
+    Raises
+    ------
+    InputError
+        If this is no capture, or one of a newer version.
+    """
     document = folder / "zarr.json"
     if folder.is_file():
         raise InputError(
@@ -352,7 +318,7 @@ def _open_root(folder: Path) -> Any:
         raise InputError(f"'{folder}' is no capture: it has {found}; convcal capture writes one")
     import zarr
 
-    with _readable(folder, "its description"):
+    with readable(folder, "its description"):
         check_plain(folder, what=f"capture '{folder}'")
         _check_text(document)
         # Absolute: Zarr 3.1 strips the folder's path from keys wherever it occurs in them, and
@@ -378,7 +344,7 @@ def _check_text(document: Path) -> None:
 
 
 @contextlib.contextmanager
-def _readable(folder: Path, what: str) -> Iterator[None]:
+def readable(folder: Path, what: str) -> Iterator[None]:
     """Turn whatever Zarr raises on damaged or foreign content into one message."""
     try:
         yield

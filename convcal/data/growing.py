@@ -4,21 +4,21 @@
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import json
 import os
 import shutil
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convcal.data.arrays import listing
-from convcal.data.captures import Role, open_role
+from convcal.data.captures import open_role
 from convcal.data.locking import locked_role
+from convcal.data.provenance import joined_provenance
 from convcal.data.recording import (
     RoleWriter,
     as_document,
@@ -28,6 +28,7 @@ from convcal.data.recording import (
     native,
     open_other,
 )
+from convcal.data.roles import Role, role_members, sealed
 from convcal.errors import InputError, OutputExistsError, RunnerError, WriteError
 from convcal.files import ensure_absent, staged
 
@@ -54,6 +55,7 @@ class RoleGrower:
         kinds: Mapping[str, str],
         other: Role | None,
         is_part: bool,
+        tensors: Collection[str],
     ) -> None:
         self._folder = folder
         self._role = role
@@ -69,7 +71,8 @@ class RoleGrower:
         self._old = open_role(folder, role) if os.path.lexists(folder) else None
         document = as_document(provenance, role=role)
         if self._old is not None:
-            document = _joined(self._old.provenance, document, where=self._where)
+            document = joined_provenance(self._old.provenance, document, where=self._where)
+            _check_tensors(self._old.tensors, tensors, where=self._where)
             _repair(folder / role, len(self._old.samples))
         self._provenance = document
 
@@ -101,7 +104,12 @@ class RoleGrower:
         return not found
 
     def append(
-        self, sample: str, outputs: Mapping[str, NDArray[np.generic]], *, digest: str = ""
+        self,
+        sample: str,
+        outputs: Mapping[str, NDArray[np.generic]],
+        *,
+        tensors: Mapping[str, NDArray[np.generic]] | None = None,
+        digest: str = "",
     ) -> None:
         """Add the outputs of one sample, unless they are there already.
 
@@ -111,6 +119,8 @@ class RoleGrower:
             Its name.
         outputs : mapping of str to numpy.ndarray
             By name, as the model gave them.
+        tensors : mapping of str to numpy.ndarray, optional
+            Intermediate tensors by name, to be kept beside the outputs.
         digest : str
             A hash of what the model was given, if that is known.
 
@@ -121,15 +131,18 @@ class RoleGrower:
             or the other role in names, shapes or dtypes.
         """
         arrays = {name: native(np.asarray(values)) for name, values in outputs.items()}
-        if self._old is not None:
-            check_alike(sample, arrays, self._old.arrays, where=self._where)
-            arrays = {name: arrays[name] for name in self._old.arrays}  # as they are numbered
-            if sample in self._old.index:
-                self._check_same(sample, arrays, self._old)
+        inner = {name: native(np.asarray(values)) for name, values in (tensors or {}).items()}
+        if (old := self._old) is not None:
+            check_alike(sample, arrays, old.arrays, where=self._where)
+            check_alike(sample, inner, old.tensors, where=self._where, member="tensor")
+            arrays = {name: arrays[name] for name in old.arrays}  # as they are numbered
+            inner = {name: inner[name] for name in old.tensors}
+            if sample in old.index:
+                self._check_same(sample, {**arrays, **inner}, old)
                 return
         if self._writer is None:
             self._writer = self._open_part()
-        self._writer.append(sample, arrays)
+        self._writer.append(sample, arrays, tensors=inner)
         self._new[sample] = digest
         if time.monotonic() >= self._due:
             self.commit()
@@ -202,8 +215,8 @@ class RoleGrower:
 
     def _place(self, part: Path) -> None:
         """Let the first part be the role."""
-        self._write_names(part, samples=[*self._new], inputs=[*self._new.values()])
-        for array in part.glob("output-*"):
+        self._write_names(part)
+        for array in role_members(part):
             _set_length(array, len(self._new))
         if self._folder.exists():
             with staged(self._folder / self._role) as temporary:
@@ -217,7 +230,7 @@ class RoleGrower:
         """Add a part to the role: chunks, then shapes, then names."""
         folder = self._folder / self._role
         first = len(old.samples)
-        arrays = sorted(folder.glob("output-*"))
+        arrays = role_members(folder)
         for array in arrays:
             _check_coding(array, part / array.name)
         for array in arrays:
@@ -226,21 +239,31 @@ class RoleGrower:
                 chunk.rename(array / "c" / str(first + index))
         for array in arrays:
             _set_length(array, first + len(self._new))
-        self._write_names(
-            folder,
-            samples=[*old.samples, *self._new],
-            inputs=[*old.inputs, *self._new.values()],
-        )
+        self._write_names(folder, old)
 
-    def _write_names(self, folder: Path, *, samples: list[str], inputs: list[str]) -> None:
-        attributes = {"samples": samples, "inputs": inputs, "provenance": self._provenance}
-        _change(folder / "zarr.json", lambda document: document["attributes"].update(attributes))
+    def _write_names(self, folder: Path, old: Role | None = None) -> None:
+        assert self._writer is not None  # noqa: S101  (made with the first part)
+        before = ((), (), ()) if old is None else (old.samples, old.inputs, old.contents)
+        added = (self._new, self._new.values(), self._writer.contents)
+        attributes: dict[str, Any] = {
+            key: [*there, *new]
+            for key, there, new in zip(
+                ("samples", "inputs", "contents"), before, added, strict=True
+            )
+        }
+        attributes["provenance"] = self._provenance
+
+        def name(document: dict[str, Any]) -> None:
+            document["attributes"] = sealed(folder, {**document["attributes"], **attributes})
+
+        _change(folder / "zarr.json", name)
 
     def _check_same(
         self, sample: str, arrays: Mapping[str, NDArray[np.generic]], old: Role
     ) -> None:
         for name, values in arrays.items():
-            there = np.asarray(old.arrays[name][old.index[sample]])
+            array = (old.arrays if name in old.arrays else old.tensors)[name]
+            there = np.asarray(array[old.index[sample]])
             if there.tobytes() != values.astype(there.dtype).tobytes():
                 raise self._collision(sample, f"differ in '{name}'")
 
@@ -259,6 +282,7 @@ def grow_role(
     provenance: Mapping[str, Any],
     kinds: Mapping[str, str] | None = None,
     other: Role | None = None,
+    tensors: Collection[str] = (),
 ) -> Iterator[RoleGrower]:
     """Add samples to a role that may be there already, in a capture that may.
 
@@ -279,6 +303,8 @@ def grow_role(
     other : Role, optional
         A role elsewhere, all samples of which are to be recorded, and no others. By default the
         other one of this capture, of which only the outputs have to match.
+    tensors : collection of str
+        The intermediate tensors that every sample will come with.
 
     Yields
     ------
@@ -295,7 +321,9 @@ def grow_role(
     """
     with (
         locked_role(Path(path), role),
-        _growing(path, role, provenance=provenance, kinds=kinds, other=other) as grower,
+        _growing(
+            path, role, provenance=provenance, kinds=kinds, other=other, tensors=tensors
+        ) as grower,
     ):
         yield grower
 
@@ -307,6 +335,7 @@ def _growing(
     *,
     provenance: Mapping[str, Any],
     kinds: Mapping[str, str] | None,
+    tensors: Collection[str],
     other: Role | None = None,
 ) -> Iterator[RoleGrower]:
     """Add samples to a role whose lock is held; see `grow_role`."""
@@ -321,6 +350,7 @@ def _growing(
         kinds=kinds or {},
         other=open_other(folder, role) if is_part else other,
         is_part=is_part,
+        tensors=tensors,
     )
     try:
         try:
@@ -343,7 +373,7 @@ def _repair(folder: Path, n_samples: int) -> None:
     """Remove what a writer that was killed has left: rows without a name, and its stage."""
     for stage in (*folder.parent.glob(f"{_STAGE}*"), *folder.glob(f"{_STAGE}*")):
         shutil.rmtree(stage, ignore_errors=True)
-    for array in folder.glob("output-*"):
+    for array in role_members(folder):
         for stage in array.glob(f"{_STAGE}*"):
             shutil.rmtree(stage, ignore_errors=True)
         document = json.loads((array / "zarr.json").read_text("utf-8"))
@@ -377,40 +407,13 @@ def _change(path: Path, change: Any) -> None:
         temporary.write_text(json.dumps(document, indent=2), "utf-8")
 
 
-def _joined(old: Mapping[str, Any], new: Mapping[str, Any], *, where: str) -> dict[str, Any]:
-    """Give the provenance of a role that grows; what ran, and where, must be the same."""
-    for key in {**old, **new}:
-        if key not in ("data", "source") and old.get(key) != new.get(key):
-            before, now = (repr(side[key]) if key in side else "none" for side in (old, new))
-            raise InputError(
-                f"{where} was recorded with {key} {before}, not {now}; samples "
-                "of another model, device or version do not belong to it: choose another path, or "
-                "record the role again with --force"
-            )
-    joined = dict(old)
-    if "source" in old and new.get("source") not in old["source"].split("; "):
-        joined["source"] = f"{old['source']}; {new.get('source')}"
-    if isinstance(old.get("data"), dict) and isinstance(new.get("data"), dict):
-        joined["data"] = _joined_data(old["data"], new["data"])
-    else:
-        joined.pop("data", None)  # of some samples it is not known
-    return joined
-
-
-def _joined_data(old: Mapping[str, Any], new: Mapping[str, Any]) -> dict[str, Any]:
-    """Give what two sets of data are together; the same whichever came first."""
-    parts = [*old.get("parts", [old])]
-    if new.get("sha256") in [part.get("sha256") for part in parts]:
-        return dict(old)
-    parts = sorted([*parts, new], key=lambda part: str(part.get("sha256")))
-    digests = "\n".join(str(part.get("sha256")) for part in parts)
-    return {
-        "source": "; ".join(str(part.get("source")) for part in parts),
-        "sha256": hashlib.sha256(digests.encode()).hexdigest(),
-        "n_files": sum(part.get("n_files", 0) for part in parts),
-        "n_samples": sum(part.get("n_samples", 0) for part in parts),
-        "parts": parts,
-    }
+def _check_tensors(there: Mapping[str, Any], given: Collection[str], *, where: str) -> None:
+    """Refuse to go on with other intermediate tensors, before a sample is run."""
+    if set(there) != set(given):
+        raise InputError(
+            f"{where} was recorded with the tensors {listing(there)}, not {listing(given)}; give "
+            "the same (--tensors), choose another path, or record the role again with --force"
+        )
 
 
 @contextlib.contextmanager
@@ -420,6 +423,7 @@ def record_role(
     *,
     provenance: Mapping[str, Any],
     kinds: Mapping[str, str] | None = None,
+    tensors: Collection[str] = (),
     append: bool = False,
     force: bool = False,
 ) -> Iterator[RoleGrower]:
@@ -434,7 +438,7 @@ def record_role(
         The capture's folder, new or existing.
     role : {'reference', 'observed'}
         Which outputs these are.
-    provenance, kinds
+    provenance, kinds, tensors
         As for `grow_role`.
     append : bool
         Add to a role that is there, or go on with one that was interrupted.
@@ -453,13 +457,17 @@ def record_role(
     with locked_role(Path(path), role):
         folder, partial = check_recording(path, role, append=append, force=force)
         if append and not partial.exists() and os.path.lexists(folder / role):
-            with _growing(folder, role, provenance=provenance, kinds=kinds) as grower:
+            with _growing(
+                folder, role, provenance=provenance, kinds=kinds, tensors=tensors
+            ) as grower:
                 yield grower
             return
         if partial.exists() and not append:
             shutil.rmtree(partial)
         other = open_other(folder, role)
-        with _growing(partial, role, provenance=provenance, kinds=kinds, other=other) as grower:
+        with _growing(
+            partial, role, provenance=provenance, kinds=kinds, other=other, tensors=tensors
+        ) as grower:
             yield grower
         if not folder.exists():
             with staged(folder) as temporary:

@@ -5,22 +5,55 @@ from __future__ import annotations
 
 import contextlib
 import os
-from collections.abc import Generator, Mapping
-from typing import TYPE_CHECKING, Any
+from collections.abc import Generator, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
 from convcal.data.arrays import ArrayFile, group_keys
-from convcal.data.captures import Capture, Role, open_capture
+from convcal.data.captures import Capture, open_capture
+from convcal.data.folders import ArrayFolder
 from convcal.data.growing import RoleGrower, grow_role
 from convcal.data.inputs import count_samples
+from convcal.data.npy import NpyHeader
+from convcal.data.polygraphy import RunResultsFile
 from convcal.data.recording import RoleWriter, check_role, open_other, write_role
+from convcal.data.roles import Role
+from convcal.data.safetensors import TensorFile
 from convcal.errors import InputError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 __all__ = ["import_outputs"]
+
+
+class _Outputs(Protocol):
+    """Arrays by key, in a file or a folder, read when asked for."""
+
+    path: Path
+    headers: dict[str, NpyHeader]
+
+    def where(self, key: str) -> str: ...
+
+    def read(self, key: str) -> NDArray[np.generic]: ...
+
+    def rows(self, key: str) -> Iterator[NDArray[np.generic]]: ...
+
+
+@contextlib.contextmanager
+def _opened(path: str | os.PathLike[str], *, other: Role | None) -> Iterator[_Outputs]:
+    place = Path(path)
+    if place.is_dir():
+        yield ArrayFolder(place)
+    elif place.suffix == ".safetensors":
+        yield TensorFile(place)
+    elif place.suffix == ".json":
+        yield RunResultsFile(place, samples=None if other is None else other.samples)
+    else:
+        with ArrayFile(place) as file:
+            yield file
 
 
 def import_outputs(
@@ -37,7 +70,9 @@ def import_outputs(
     Parameters
     ----------
     outputs : path
-        A ``.npz`` file, one of
+        A ``.npz`` file, a folder of ``.npy`` files, whose paths without the ending are the keys, a
+        ``.safetensors`` file, or the ``.json`` of ``polygraphy run --save-outputs``, whose
+        iterations take the names of the other role's samples in their order. Its keys are one of
 
         - keys ``SAMPLE/OUTPUT``, each array one sample's output as the model gives it (with its
           batch axis); ``%2F`` stands for a slash inside a name;
@@ -85,7 +120,7 @@ def import_outputs(
     other = open_other(folder, role)
     is_growing = append and os.path.lexists(folder / role)
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(ArrayFile(outputs))
+        file = stack.enter_context(_opened(outputs, other=other))
         groups = group_keys(
             file.headers,
             where=f"'{file.path}'",
@@ -93,10 +128,11 @@ def import_outputs(
         )
         writer: RoleWriter | RoleGrower
         if is_growing:
-            if None in groups:
+            if None in groups or isinstance(file, RunResultsFile):
                 raise InputError(
                     f"'{file.path}' does not name its samples, so that what is new in it cannot "
-                    "be told; give keys SAMPLE/OUTPUT, or record the role again with --force"
+                    "be told; give keys SAMPLE/OUTPUT in a .npz or .safetensors file, or record "
+                    "the role again with --force"
                 )
             writer = stack.enter_context(grow_role(folder, role, provenance=provenance))
         else:
@@ -112,7 +148,11 @@ def import_outputs(
 
 
 def _append_stacked(
-    writer: RoleWriter | RoleGrower, file: ArrayFile, keys: Mapping[str, str], *, other: Role | None
+    writer: RoleWriter | RoleGrower,
+    file: _Outputs,
+    keys: Mapping[str, str],
+    *,
+    other: Role | None,
 ) -> None:
     """Append outputs that hold all samples along their first axis."""
     counts: dict[str, int] = {}
@@ -148,7 +188,7 @@ def _append_stacked(
 
 
 def _stacked_rows(
-    file: ArrayFile, name: str, key: str, *, other: Role | None
+    file: _Outputs, name: str, key: str, *, other: Role | None
 ) -> Generator[NDArray[np.generic], None, None]:
     if other is None:
         header = file.headers[key]

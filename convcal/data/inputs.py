@@ -51,14 +51,18 @@ def count_samples(shape: tuple[int, ...], own_shape: tuple[int, ...]) -> int | N
 
 
 def check_names(names: Collection[str], description: ModelDescription, *, where: str) -> None:
-    """Check that there is an array for every input of the model, and no other.
+    """Check that there is an array for every input of the model that needs one, and no other.
 
     Raises
     ------
     InputError
         If one is missing, or one is there that the model does not know.
     """
-    missing = [name for name in description.input_names if name not in names]
+    missing = [
+        feature.name
+        for feature in description.inputs
+        if feature.name not in names and feature.default is None
+    ]
     unknown = [name for name in names if name not in description.input_names]
     if missing or unknown:
         parts = [
@@ -73,19 +77,17 @@ def check_names(names: Collection[str], description: ModelDescription, *, where:
 def check_shape(shape: tuple[int, ...], feature: Feature, *, where: str) -> None:
     """Check the shape of one sample.
 
-    A flexible input takes any shape of as many axes; whether it takes this one, the model says.
-
     Raises
     ------
     InputError
         If it does not fit.
     """
-    if shape == feature.shape:
+    if feature.accepts(shape):
         return
-    if feature.is_flexible and len(shape) == len(feature.shape) and 0 not in shape:
-        return
-    msg = f"{where} has shape {shape}; one sample of input {feature} has shape {feature.shape}"
-    if feature.kind == "tensor":
+    msg = f"{where} has shape {shape}; one sample of input {feature} has shape {feature.accepted}"
+    if feature.is_flexible:
+        msg += ", and N samples of one shape have one more axis in front"
+    elif feature.kind == "tensor":
         msg += f", and N samples have {_of_many(feature.shape)}"
         if feature.shape[:1] == (1,):
             msg += f" or {_of_many(feature.shape[1:])}"

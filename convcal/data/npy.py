@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-__all__ = ["NpyHeader", "is_plain", "read_npy", "read_npy_header", "read_npy_rows"]
+__all__ = [
+    "NpyHeader",
+    "check_possible",
+    "is_plain",
+    "read_npy",
+    "read_npy_header",
+    "read_npy_rows",
+]
 
 PLAIN_KINDS = "biuf"
 # The header of a plain array has 128 bytes; 2.0 allows 4 GB, which a zip member may well hold.
@@ -115,10 +122,7 @@ def read_npy_header(stream: IO[bytes], *, n_bytes: int, where: str) -> NpyHeader
         msg = f"{where} has dtype {dtype}; accepted are booleans, integers and floats"
         raise InputError(msg)
     shape = tuple(int(length) for length in shape)  # True passes for a length
-    try:
-        np.broadcast_to(np.zeros((), dtype), shape)  # takes no memory
-    except (ValueError, OverflowError):  # negative, longer than an address, more axes than 64
-        raise InputError(f"{where} announces the impossible shape {shape}") from None
+    check_possible(shape, dtype, where=where)
     header = NpyHeader(shape, dtype, bool(is_fortran_order))
     if counted.n_read + header.n_bytes != n_bytes:
         msg = (
@@ -128,6 +132,20 @@ def read_npy_header(stream: IO[bytes], *, n_bytes: int, where: str) -> NpyHeader
         )
         raise InputError(msg)
     return header
+
+
+def check_possible(shape: tuple[int, ...], dtype: np.dtype[np.generic], *, where: str) -> None:
+    """Refuse a shape that no array can have, before memory is asked for.
+
+    Raises
+    ------
+    InputError
+        If a length is negative, or the array is longer than an address or has more than 64 axes.
+    """
+    try:
+        np.broadcast_to(np.zeros((), dtype), shape)  # takes no memory
+    except (ValueError, OverflowError):
+        raise InputError(f"{where} announces the impossible shape {shape}") from None
 
 
 def read_npy(stream: IO[bytes], header: NpyHeader, *, where: str) -> NDArray[np.generic]:

@@ -6,15 +6,16 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convcal.data.arrays import check_sample_name, listing
-from convcal.data.captures import FORMAT, VERSION, Role, open_role
+from convcal.data.captures import FORMAT, VERSION, open_role
 from convcal.data.npy import is_plain
+from convcal.data.roles import MEMBERS, Role, content_digest, sealed
 from convcal.errors import InputError, OutputExistsError
 from convcal.files import ensure_absent, staged
 from convcal.words import ROLES
@@ -65,10 +66,16 @@ class RoleWriter:
         self._other = other
         self._is_part = is_part
         self._where = where
-        self._arrays: dict[str, Any] = {}
-        self._samples: dict[str, None] = {}
+        self._arrays: dict[str, dict[str, Any]] = {member: {} for member in MEMBERS}
+        self._samples: dict[str, str] = {}
 
-    def append(self, sample: str, outputs: Mapping[str, NDArray[np.generic]]) -> None:
+    def append(
+        self,
+        sample: str,
+        outputs: Mapping[str, NDArray[np.generic]],
+        *,
+        tensors: Mapping[str, NDArray[np.generic]] | None = None,
+    ) -> None:
         """Add the outputs of one sample.
 
         Parameters
@@ -78,41 +85,50 @@ class RoleWriter:
         outputs : mapping of str to numpy.ndarray
             By name, as the model gave them. The first sample decides which outputs there are
             and their shapes and dtypes.
+        tensors : mapping of str to numpy.ndarray, optional
+            Intermediate tensors by name, to be kept beside the outputs.
 
         Raises
         ------
         InputError
-            If the name is used or unusable, or the outputs differ from the first sample's or,
-            in names or shapes, from the other role's.
+            If the name is used or unusable, or the outputs or tensors differ from the first
+            sample's or, the outputs in names or shapes, from the other role's.
         """
         check_sample_name(sample, where=self._where)
         if sample in self._samples:
             raise InputError(f"{self._where} holds sample '{sample}' already; names are unique")
-        arrays = {name: native(np.asarray(values)) for name, values in outputs.items()}
-        if not arrays:
+        arrays = {
+            member: {name: native(np.asarray(values)) for name, values in (given or {}).items()}
+            for member, given in zip(MEMBERS, (outputs, tensors), strict=True)
+        }
+        if not arrays["output"]:
             raise InputError(f"sample '{sample}' has no outputs to record in {self._where}")
-        self._check_other(sample, arrays)
-        if self._samples:
-            check_alike(sample, arrays, self._arrays, where=self._where)
-        else:
-            for name, values in arrays.items():
-                self._create(name, values)
-        for name, values in arrays.items():
-            self._arrays[name].append(values[None])
-        self._samples[sample] = None
+        if both := [name for name in arrays["tensor"] if name in arrays["output"]]:
+            raise InputError(f"sample '{sample}' has {listing(both)} as output and as tensor")
+        self._check_other(sample, arrays["output"])
+        for member, given in arrays.items():
+            if self._samples:
+                check_alike(sample, given, self._arrays[member], member=member, where=self._where)
+            else:
+                for name, values in given.items():
+                    self._create(member, name, values)
+        for member, given in arrays.items():
+            for name, values in given.items():
+                self._arrays[member][name].append(values[None])
+        self._samples[sample] = content_digest(arrays["output"], arrays["tensor"])
 
-    def _create(self, name: str, values: NDArray[np.generic]) -> None:
+    def _create(self, member: str, name: str, values: NDArray[np.generic]) -> None:
         if not is_plain(values.dtype) or 0 in values.shape:
             msg = (
-                f"output '{name}' has dtype {values.dtype} and shape {values.shape}; captures "
+                f"{member} '{name}' has dtype {values.dtype} and shape {values.shape}; captures "
                 "hold numbers and booleans, at least one value per sample"
             )
             raise InputError(msg)
         from zarr.codecs import Crc32cCodec, ZstdCodec
 
-        kind = self._kinds.get(name)
-        self._arrays[name] = self._group.create_array(
-            f"output-{len(self._arrays)}",
+        kind = self._kinds.get(name) if member == "output" else None
+        self._arrays[member][name] = self._group.create_array(
+            f"{member}-{len(self._arrays[member])}",
             shape=(0, *values.shape),
             chunks=(1, *values.shape),
             dtype=values.dtype,
@@ -153,8 +169,21 @@ class RoleWriter:
             )
             raise InputError(msg)
 
-    def finish(self) -> None:
-        """Write the names of the samples: without them the role cannot be read."""
+    @property
+    def contents(self) -> list[str]:
+        """Hashes of what was appended, by sample."""
+        return list(self._samples.values())
+
+    def finish(self, folder: Path, *, inputs: Sequence[str] = ()) -> None:
+        """Write the names of the samples: without them the role cannot be read.
+
+        Parameters
+        ----------
+        folder : pathlib.Path
+            Where the role is.
+        inputs : sequence of str
+            Hashes of what the model was given, by sample; empty where that is not known.
+        """
         if not self._samples:
             raise InputError(f"there are no samples to record in {self._where}")
         missing = [
@@ -168,7 +197,14 @@ class RoleWriter:
                 "record both roles from the same data, or choose another path"
             )
             raise InputError(msg)
-        self._group.attrs["samples"] = list(self._samples)
+        attributes = {
+            **self._group.attrs.asdict(),
+            "samples": list(self._samples),
+            "contents": self.contents,
+        }
+        if inputs:
+            attributes["inputs"] = list(inputs)
+        self._group.attrs.put(sealed(folder, attributes))
 
 
 def check_alike(
@@ -177,8 +213,9 @@ def check_alike(
     there: Mapping[str, Any],
     *,
     where: str,
+    member: str = "output",
 ) -> None:
-    """Refuse the outputs of a sample that differ from those that are there.
+    """Refuse the outputs, or the tensors, of a sample that differ from those that are there.
 
     Parameters
     ----------
@@ -190,6 +227,8 @@ def check_alike(
         What is there, samples along the first axis.
     where : str
         What to call the role in messages.
+    member : {'output', 'tensor'}
+        Which of the two they are.
 
     Raises
     ------
@@ -198,16 +237,17 @@ def check_alike(
     """
     if arrays.keys() != there.keys():
         raise InputError(
-            f"sample '{sample}' has outputs {listing(arrays)}, but the samples before it in "
+            f"sample '{sample}' has {member}s {listing(arrays)}, but the samples before it in "
             f"{where} have {listing(there)}; give all of them the same"
         )
     for name, values in arrays.items():
         array = there[name]
         if values.shape != array.shape[1:] or values.dtype != array.dtype:
             raise InputError(
-                f"output '{name}' of sample '{sample}' is {values.dtype} of shape {values.shape}, "
-                f"but {array.dtype} of shape {array.shape[1:]} in the samples before it in {where};"
-                " a capture holds outputs of one shape, so use samples of one size"
+                f"{member} '{name}' of sample '{sample}' is {values.dtype} of shape "
+                f"{values.shape}, but {array.dtype} of shape {array.shape[1:]} in the samples "
+                f"before it in {where}; a capture holds {member}s of one shape, so use samples of "
+                "one size"
             )
 
 
@@ -273,7 +313,7 @@ def write_role(
         where = f"{role} of capture '{folder}'"
         writer = RoleWriter(group, kinds=kinds or {}, other=other, where=where)
         yield writer
-        writer.finish()
+        writer.finish(target)
 
 
 def as_document(provenance: Mapping[str, Any], *, role: str) -> dict[str, Any]:

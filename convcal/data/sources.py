@@ -186,12 +186,13 @@ class NpzSource(_FileSource):
                 yield {
                     name: self._input(file.read(keys[name]), name, where=file.where(keys[name]))
                     for name in self._description.input_names
+                    if name in keys
                 }
 
     def _read_many(
         self, file: ArrayFile, keys: Mapping[str, str], *, start: int
     ) -> Iterator[Sample]:
-        names = self._description.input_names
+        names = [name for name in self._description.input_names if name in keys]
         arrays = (file.rows(keys[name], start=start) for name in names)
         for rows in zip(*arrays, strict=True):
             yield {
@@ -215,6 +216,11 @@ def _count(header: NpyHeader, feature: Feature, *, where: str) -> int | None:
     try:
         return count_samples(header.shape, feature.shape)
     except ValueError:
+        if feature.is_flexible and not feature.accepts(header.shape):
+            # The same rules, for other sizes than the default.
+            one = header.shape[1:]
+            if feature.accepts(one) or (feature.shape[:1] == (1,) and feature.accepts((1, *one))):
+                return header.shape[0]
         check_shape(header.shape, feature, where=where)
     return None
 
@@ -275,6 +281,7 @@ class ObjectSource:
                     sample[feature.name], feature, where=f"input '{feature.name}' of {where}"
                 )
                 for feature in self._description.inputs
+                if feature.name in sample
             }
 
     def digest(self) -> str:

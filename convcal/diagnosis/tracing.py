@@ -13,7 +13,7 @@ from convcal.coreml.exposure import expose
 from convcal.coreml.package import read_package
 from convcal.faults import parse_fault
 from convcal.runtime.reference import ReferenceRunner
-from convcal.runtime.runner import open_runner, runs_on_core_ml
+from convcal.runtime.runner import open_runner, runtime_here
 from convcal.words import TIMEOUT
 
 if TYPE_CHECKING:
@@ -67,7 +67,7 @@ class Tracer:
         self._stack = contextlib.ExitStack()
         self._runner: ReferenceRunner | None = None
         self._provenance: dict[str, Any] | None = None
-        self.most = _MOST_ON_CORE_ML if runs_on_core_ml(runtime) else None
+        self.most = _MOST_ON_CORE_ML if runtime_here(runtime) == "coreml" else None
         if self.most is None:
             self._runner = self._stack.enter_context(
                 ReferenceRunner(read_package(path), faults=[parse_fault(each) for each in faults])

@@ -123,8 +123,8 @@ class Fp16Scale(Fault):
 
     Parameters
     ----------
-    constant : {"1/(N-1)", "2/(N-1)", "N/(N-1)"}
-        Which number is held in fp16. The first two have the same relative error.
+    constant : {"step", "ratio"}
+        Which number is held in fp16: 1 / (N - 1), or N / (N - 1).
     corner : tuple of {"start", "end"}
         Where u counts from on each spatial axis; a single one holds for all.
 
@@ -136,23 +136,22 @@ class Fp16Scale(Fault):
     ----------
     microsoft/onnxruntime #21170 (D: Core ML, no shift at the bottom left, almost a pixel at the top
     right, ``corner=end/start``; not seen up to 1024 pixels, plain at 2048). The operation, and that
-    a constant is held in fp16, are (I): for N = 2048, ``1/(N-1)`` gives the pixel, for 1024 0.001.
+    a constant is held in fp16, are (I): ``step`` gives the pixel for N = 2048, 0.001 for 1024.
     """
 
     name = "fp16-scale"
-    constant: Literal["1/(N-1)", "2/(N-1)", "N/(N-1)"] = "1/(N-1)"
+    constant: Literal["step", "ratio"] = "step"
     corner: tuple[str, ...] = ("start",)
 
     def _check(self) -> None:
-        self._require_choice("constant", "1/(N-1)", "2/(N-1)", "N/(N-1)")
+        self._require_choice("constant", "step", "ratio")
         self._require_choice("corner", "start", "end")
 
     def growth(self, size: int) -> float:
         """Give d for an axis of `size` positions of the result."""
         if size < 2:
             return 0.0
-        numerator = {"1": 1, "2": 2, "N": size}[self.constant[0]]
-        exact = numerator / (size - 1)
+        exact = (1 if self.constant == "step" else size) / (size - 1)
         return float(np.float16(exact)) / exact - 1.0
 
     def positions(self, shape: tuple[int, ...]) -> tuple[NDArray[Any], ...]:

@@ -41,6 +41,7 @@ def fit(
     runtime: str = "auto",
     reference_compute_units: str = "all",
     observed_compute_units: str = "all",
+    function: str | None = None,
     emulate: Sequence[str] = (),
     timeout: float = TIMEOUT,
     axes: Axes | None = None,
@@ -66,6 +67,8 @@ def fit(
         Where packages run; ``'auto'`` is Core ML on macOS, the reference runtime elsewhere.
     reference_compute_units, observed_compute_units : str
         ``'all'``, ``'cpu-only'``, ``'cpu-and-gpu'`` or ``'cpu-and-ne'``, on Core ML.
+    function : str, optional
+        Of packages with several functions, which; by default the one that each names.
     emulate : sequence of str
         Faults that act on the observed model, as ``'crop-origin:variant=zero'``; recorded in the
         calibration.
@@ -123,6 +126,7 @@ def fit(
         runtime=runtime,
         reference_compute_units=reference_compute_units,
         observed_compute_units=observed_compute_units,
+        function=function,
         emulate=tuple(emulate),
         timeout=timeout,
     )

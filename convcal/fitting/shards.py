@@ -76,6 +76,7 @@ class ModelsJob:
     runtime: str = "auto"
     reference_compute_units: str = "all"
     observed_compute_units: str = "all"
+    function: str | None = None
     emulate: tuple[str, ...] = ()
     timeout: float = TIMEOUT
     token: str = field(default_factory=lambda: uuid.uuid4().hex)
@@ -89,6 +90,7 @@ class ModelsJob:
             runtime=self.runtime,
             reference_compute_units=self.reference_compute_units,
             observed_compute_units=self.observed_compute_units,
+            function=self.function,
             emulate=self.emulate,
             timeout=self.timeout,
         )
@@ -124,6 +126,7 @@ class ModelsJob:
             runtime=self.runtime,
             reference_compute_units=self.reference_compute_units,
             observed_compute_units=self.observed_compute_units,
+            function=self.function,
             emulate=self.emulate,
             timeout=self.timeout,
             token=self.token,

@@ -23,6 +23,7 @@ __all__ = [
     "describe_margins",
     "describe_scale",
     "in_flags",
+    "n_samples",
     "number",
     "plain",
     "printable",
@@ -72,6 +73,11 @@ def _escape(character: str) -> str:
 def in_flags(message: str) -> str:
     """Leave out of a message what a flag is called in Python, as in '--append (append=True)'."""
     return re.sub(r"(--[a-z-]+(?: [A-Z]+)?) \([a-z_]+=\w*\)", r"\1", message)
+
+
+def n_samples(names: Sequence[str]) -> str:
+    """Say how many samples there are."""
+    return f"{len(names)} sample{'s' if len(names) != 1 else ''}"
 
 
 def number(value: float | str, *, digits: int = 4) -> str:

@@ -8,17 +8,19 @@ import importlib.util
 import os
 import platform
 import sys
+import weakref
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Self
 
 import numpy as np
 
-from convcal.coreml.describe import default_function, describe, function_description
+from convcal.coreml.describe import describe
 from convcal.coreml.package import read_package
 from convcal.coreml.provenance import package_provenance
-from convcal.errors import RunnerError, UnavailableError, UnsupportedModelError
+from convcal.errors import RunnerError, UnavailableError
 from convcal.runtime.machine import machine_provenance, without_core_ml
 from convcal.runtime.samples import checked_sample
+from convcal.runtime.state import State, check_has_states
 from convcal.runtime.worker import WorkerProcess
 
 if TYPE_CHECKING:
@@ -27,7 +29,6 @@ if TYPE_CHECKING:
 
     from numpy.typing import NDArray
 
-    from convcal.coreml.package import Package
     from convcal.model_description import Feature, ModelDescription
 
 __all__ = ["CoreMLRunner"]
@@ -48,6 +49,8 @@ class CoreMLRunner:
         An ``.mlpackage`` that holds an ML Program.
     compute_units : {'all', 'cpu-only', 'cpu-and-gpu', 'cpu-and-ne'}
         What Core ML may use; what it then does use it does not tell.
+    function : str, optional
+        Which of the package's functions; by default its default.
     timeout : float
         Seconds for loading (compiling included), and for one sample.
 
@@ -57,7 +60,7 @@ class CoreMLRunner:
         If this is not macOS, or the model takes or gives pictures and Pillow is not installed;
         the message says what can be done.
     InputError, UnsupportedModelError
-        If the package cannot be read, or its model keeps states.
+        If the package cannot be read, or has no such function.
     RunnerError
         If Core ML does not load it.
     """
@@ -67,6 +70,7 @@ class CoreMLRunner:
         path: str | os.PathLike[str],
         *,
         compute_units: str = "all",
+        function: str | None = None,
         timeout: float = 300.0,
     ) -> None:
         if platform.system() != "Darwin":
@@ -74,13 +78,22 @@ class CoreMLRunner:
         self._path = os.path.abspath(path)  # noqa: PTH100  (links stay as they are)
         self._compute_units = compute_units
         package = read_package(path)
-        _check_states(package)
-        self._description = describe(package)
+        self._description = describe(package, function=function)
         _check_pillow(self._description)
-        self._origin = package_provenance(package)
+        self._origin = package_provenance(package, function=function)
         self._doing = f"Core ML, running '{os.fspath(path)}' on {compute_units}"
         self._worker = WorkerProcess(_COMMAND, timeout=timeout)
-        request = {"do": "load", "package": self._path, "compute_units": compute_units}
+        # States by number: what of them is gone here is named with the next request.
+        self._n_states = 0
+        self._gone: list[int] = []
+        # Core ML takes a function's name from packages only that describe functions.
+        is_multifunction = bool(package.spec.description.functions)
+        request = {
+            "do": "load",
+            "package": self._path,
+            "compute_units": compute_units,
+            "function": function if is_multifunction else None,
+        }
         try:
             self._worker.ask(
                 request, {}, doing=f"Core ML, loading '{os.fspath(path)}' for {compute_units}"
@@ -107,34 +120,65 @@ class CoreMLRunner:
             }
         )
 
-    def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def make_state(self) -> State[int]:
+        """Make what the model keeps from one run to the next, as Core ML does.
+
+        Raises
+        ------
+        InputError
+            If the model keeps nothing.
+        RunnerError
+            If Core ML fails; it has states from macOS 15 on.
+        """
+        check_has_states(self._description)
+        number = self._n_states
+        self._worker.ask({"do": "make-state", "state": number}, {}, doing=self._doing)
+        self._n_states += 1
+        state = State(self, number)
+        weakref.finalize(state, self._gone.append, number).atexit = False
+        return state
+
+    def run(
+        self, sample: Mapping[str, NDArray[Any]], *, state: State[int] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Run one sample.
 
         Parameters
         ----------
         sample : mapping of str to ndarray
-            One array per input, of its shape; pictures (H, W, 3) RGB or (H, W) grey, uint8.
+            One array per input, of its shape; optional ones may be missing. Pictures are
+            (H, W, 3) RGB or (H, W) grey, uint8.
+        state : State, optional
+            From `make_state`; the run goes on from it and updates it. By default every run of a
+            model with states begins with a new one.
 
         Returns
         -------
         dict of str to ndarray
-            The outputs in the model's order and in the dtypes that its description states.
+            The outputs in the model's order and in the dtypes that its description states; a
+            classifier's probabilities as a vector in the order of its labels.
 
         Raises
         ------
         InputError
-            If the sample does not match the model.
+            If the sample does not match the model, or the state is another runner's.
         RunnerError
             If Core ML fails, crashes or takes too long; after the last two the runner is closed.
         """
+        arrays = checked_sample(sample, self._description)
+        if state is None and self._description.states:
+            state = self.make_state()
+        forgotten = len(self._gone)
         request = {
             "do": "predict",
             "images": [each.name for each in self._description.inputs if each.kind == "image"],
             "outputs": list(self._description.output_names),
+            "labels": {each.name: each.labels for each in self._description.outputs},
+            "state": None if state is None else state.content_for(self),
+            "forget": self._gone[:forgotten],
         }
-        outputs = self._worker.ask(
-            request, checked_sample(sample, self._description), doing=self._doing
-        )
+        outputs = self._worker.ask(request, arrays, doing=self._doing)
+        del self._gone[:forgotten]
         return {
             feature.name: self._stated(outputs[feature.name], feature)
             for feature in self._description.outputs
@@ -169,18 +213,6 @@ class CoreMLRunner:
         traceback: TracebackType | None,
     ) -> None:
         self.close()
-
-
-def _check_states(package: Package) -> None:
-    """Refuse models with a memory: the framework would, at the first sample, less clearly."""
-    states = function_description(package, default_function(package)).state
-    if states:
-        names = ", ".join(f"'{each.name}'" for each in states)
-        raise UnsupportedModelError(
-            f"the model '{package.path}' keeps the states {names} from one sample to the next, and "
-            "convcal takes samples as independent; record its outputs in an app and import them "
-            "(convcal capture --import)"
-        )
 
 
 def _check_pillow(description: ModelDescription) -> None:

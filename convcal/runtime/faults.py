@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convcal.model_description import ModelDescription
-    from convcal.runtime.runner import Runner
+    from convcal.runtime.runner import PackageRunner
+    from convcal.runtime.state import State
 
 __all__ = ["Distortion", "FaultyRunner", "warn_of_idle"]
 
@@ -30,13 +31,13 @@ class FaultyRunner:
 
     Parameters
     ----------
-    runner : Runner
+    runner : PackageRunner
         Runs the model; it is closed with this one.
     faults : sequence of ArrayFault
         Applied in their order.
     """
 
-    def __init__(self, runner: Runner, faults: Sequence[Fault]) -> None:
+    def __init__(self, runner: PackageRunner, faults: Sequence[Fault]) -> None:
         self._runner = runner
         self._distortion = Distortion(faults)
 
@@ -55,9 +56,17 @@ class FaultyRunner:
         """The faults that changed no output of any sample so far."""
         return self._distortion.idle
 
-    def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def make_state(self) -> State[Any]:
+        """Make what the model keeps from one run to the next; faults of arrays leave it alone."""
+        return self._runner.make_state()
+
+    def run(
+        self, sample: Mapping[str, NDArray[Any]], *, state: State[Any] | None = None
+    ) -> dict[str, NDArray[Any]]:
         """Run one sample and distort its outputs."""
-        return self._distortion.apply(self._runner.run(sample), self.description)
+        # A runner of the user's own need not know of states.
+        known = {} if state is None else {"state": state}
+        return self._distortion.apply(self._runner.run(sample, **known), self.description)
 
     def close(self) -> None:
         """Close the runner inside, and warn of faults that changed nothing."""

@@ -24,8 +24,15 @@ from convcal.runtime.execution import load_onnxruntime
 from convcal.runtime.faults import Distortion
 from convcal.runtime.machine import machine_provenance
 from convcal.runtime.operation_faults import operation_faults
-from convcal.runtime.samples import checked_sample, from_tensor, tensor_shape, to_tensor
+from convcal.runtime.samples import (
+    checked_sample,
+    default_array,
+    from_tensor,
+    tensor_shape,
+    to_tensor,
+)
 from convcal.runtime.sections import SectionedProgram
+from convcal.runtime.state import State, check_has_states
 from convcal.runtime.translation import OPERATIONS, unsupported
 
 if TYPE_CHECKING:
@@ -39,6 +46,10 @@ if TYPE_CHECKING:
     from convcal.model_description import ModelDescription
 
 __all__ = ["ReferenceRunner"]
+
+# Of a flexible model: so many translations, and so many bytes of weights in all of them.
+_MOST_KEPT = 8
+_LARGEST_KEPT = 1 << 28
 
 
 class ReferenceRunner:
@@ -55,7 +66,10 @@ class ReferenceRunner:
         Faults to emulate: those of operations inside the network, those of arrays where they
         say or on the outputs, in their order.
     extra_outputs : sequence of str
-        Names of tensors of the program that `run` returns besides the outputs.
+        Names of tensors of the program that `run` returns besides the outputs; a state is
+        returned as the run leaves it.
+    function : str, optional
+        Which of the package's functions; by default its default.
     threads : int, optional
         How many threads an operation may use; by default as many as there are cores.
 
@@ -67,6 +81,8 @@ class ReferenceRunner:
         If the program has operations that are not translated yet; it lists all of them.
     UnavailableError
         If onnx or onnxruntime is not installed.
+    WriteError
+        If there is no space for a temporary file as large as the weights at fp32.
 
     Warns
     -----
@@ -81,19 +97,22 @@ class ReferenceRunner:
         *,
         faults: Sequence[Fault] = (),
         extra_outputs: Sequence[str] = (),
+        function: str | None = None,
         threads: int | None = None,
     ) -> None:
         self._onnxruntime = load_onnxruntime()
-        self._description = describe(package)
+        self._description = describe(package, function=function)
         self._package = package
+        self._function = function
         self._faults = tuple(faults)
         self._distortion = Distortion(faults)
         self._extra_outputs = tuple(extra_outputs)
         self._threads = threads
-        self._shapes: dict[str, tuple[int, ...]] | None = None
-        self._program: Program | None = None
+        self._is_kept = False
+        self._kept: tuple[dict[str, tuple[int, ...]], Program] | None = None
         self._is_closed = False
-        self._executable: SectionedProgram | None = None
+        # By the shapes of the inputs, the one that was used last at the end.
+        self._executables: dict[tuple[tuple[int, ...], ...], SectionedProgram] = {}
         self._warn(self._prepared({}))
 
     @property
@@ -111,7 +130,7 @@ class ReferenceRunner:
             "onnx": importlib.metadata.version("onnx"),
             "onnxruntime": str(self._onnxruntime.__version__),
             **machine_provenance(),
-            **package_provenance(self._package),
+            **package_provenance(self._package, function=self._function),
             **self._distortion.provenance,
         }
         return MappingProxyType(entries)
@@ -124,7 +143,7 @@ class ReferenceRunner:
     def look_at(self, names: Sequence[str]) -> None:
         """Let `run` return other tensors of the program besides the outputs.
 
-        The package is not read again.
+        From now on the program is kept, so that looking elsewhere does not read it again.
 
         Parameters
         ----------
@@ -132,43 +151,69 @@ class ReferenceRunner:
             As for `extra_outputs`.
         """
         self._extra_outputs = tuple(names)
-        self._executable = None
+        self._executables.clear()
+        self._is_kept = True
 
-    def run(self, sample: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def make_state(self) -> State[dict[str, NDArray[Any]]]:
+        """Make what the model keeps from one run to the next; all zeros.
+
+        Raises
+        ------
+        InputError
+            If the model keeps nothing.
+        """
+        check_has_states(self._description)
+        return State(self, {})
+
+    def run(
+        self,
+        sample: Mapping[str, NDArray[Any]],
+        *,
+        state: State[dict[str, NDArray[Any]]] | None = None,
+    ) -> dict[str, NDArray[Any]]:
         """Run one sample.
 
         Parameters
         ----------
         sample : mapping of str to ndarray
-            One array per input, of its shape. Floating inputs take any floating dtype, integer
-            inputs any integers that fit, pictures (H, W, 3) RGB or (H, W) grey uint8.
+            One array per input, of its shape; optional ones may be missing. Floating inputs take
+            any floating dtype, integer inputs any integers that fit, pictures (H, W, 3) RGB or
+            (H, W) grey uint8.
+        state : State, optional
+            From `make_state`; the run goes on from it and updates it. By default every run of a
+            model with states begins with zeros, and what it leaves is dropped.
 
         Returns
         -------
         dict of str to ndarray
             The outputs in the model's order, each of the model's own dtype (pictures uint8 RGB
-            or grey, rounded to nearest and clamped), and then the extra outputs.
+            or grey, rounded to nearest and clamped; a classifier's probabilities as a vector in
+            the order of its labels), and then the extra outputs.
 
         Raises
         ------
         InputError
-            If the sample does not match the inputs; the message says what they are.
+            If the sample does not match the inputs; the message says what they are. If the state
+            was made by another runner.
         RunnerError
             If ONNX Runtime fails, or the runner is closed.
         """
         if self._is_closed:
             raise RunnerError("the runner is closed; open the package again")
         arrays = checked_sample(sample, self._description)
-        tensors = {
-            feature.name: to_tensor(arrays[feature.name], feature)
-            for feature in self._description.inputs
-        }
+        kept = None if state is None else state.content_for(self)
+        tensors = {}
+        for feature in self._description.inputs:
+            given = arrays.get(feature.name)
+            array = default_array(feature) if given is None else given
+            tensors[feature.name] = to_tensor(array, feature)
         executable = self._prepared({name: tensor.shape for name, tensor in tensors.items()})
-        return self._gathered(executable.run(tensors))
+        return self._gathered(executable.run(tensors, states=kept))
 
     def close(self) -> None:
         """Free the session, and warn of faults that changed nothing; it cannot run afterwards."""
-        self._executable = self._program = None
+        self._executables.clear()
+        self._kept = None
         self._is_closed = True
         self._distortion.warn_of_idle()
 
@@ -198,13 +243,23 @@ class ReferenceRunner:
             feature.name: shapes.get(feature.name, tensor_shape(feature))
             for feature in self._description.inputs
         }
-        if self._executable is not None and wanted == self._shapes:
-            return self._executable
-        if self._program is None or wanted != self._shapes:
-            self._program = _read(self._package, wanted)
-        program = self._program
+        key = tuple(wanted.values())
+        if (executable := self._executables.pop(key, None)) is None:
+            while len(self._executables) >= _n_kept(self._package):
+                del self._executables[next(iter(self._executables))]
+            executable = self._translated(wanted)
+        self._executables[key] = executable
+        return executable
+
+    def _translated(self, shapes: Mapping[str, tuple[int, ...]]) -> SectionedProgram:
+        if self._kept is not None and self._kept[0] == shapes:
+            program = self._kept[1]
+        else:
+            program = _read(self._package, self._function, shapes)
+        if self._is_kept:
+            self._kept = dict(shapes), program
         where = f"the package '{self._package.path}'"
-        self._executable = SectionedProgram(
+        executable = SectionedProgram(
             program,
             distortion=self._distortion,
             outputs=self._extra_outputs,
@@ -212,8 +267,7 @@ class ReferenceRunner:
             where=where,
         )
         _check_names(program, self._description, where=where)
-        self._shapes = wanted
-        return self._executable
+        return executable
 
     def _warn(self, executable: SectionedProgram) -> None:
         """Say once what the user should know about this program under these faults."""
@@ -230,14 +284,23 @@ class ReferenceRunner:
             warnings.warn(message, ConvcalWarning, stacklevel=3)
 
 
-def _read(package: Package, input_shapes: Mapping[str, tuple[int, ...]]) -> Program:
+def _n_kept(package: Package) -> int:
+    """Say for how many shapes translations stay in memory; each holds the weights."""
+    path = package.weights_path
+    size = path.stat().st_size if path is not None and path.exists() else 0
+    return max(1, min(_MOST_KEPT, _LARGEST_KEPT // max(size, 1)))
+
+
+def _read(
+    package: Package, function: str | None, input_shapes: Mapping[str, tuple[int, ...]]
+) -> Program:
     """Load the program; if coremltools cannot, say which operations we could not run anyway."""
     try:
-        return load_program(package, input_shapes=input_shapes)
+        return load_program(package, function=function, input_shapes=input_shapes)
     except (InputError, UnsupportedModelError) as error:
         unknown = [
             (kind, name, "")
-            for kind, name in list_operations(package)
+            for kind, name in list_operations(package, function=function)
             if kind != "const" and kind not in OPERATIONS
         ]
         if unknown:
@@ -247,9 +310,16 @@ def _read(package: Package, input_shapes: Mapping[str, tuple[int, ...]]) -> Prog
 
 def _check_names(program: Program, description: ModelDescription, *, where: str) -> None:
     """Refuse a program that does not take and give what its description says."""
-    taken, given = ({value.name for value in part} for part in (program.inputs, program.outputs))
-    if taken != set(description.input_names) or not given >= set(description.output_names):
+    taken, given, kept = (
+        {value.name for value in part} for part in (program.inputs, program.outputs, program.states)
+    )
+    if (
+        taken != set(description.input_names)
+        or kept != {feature.name for feature in description.states}
+        or not given >= set(description.output_names)
+    ):
+        keeps = f", keeps {sorted(kept)}" if kept else ""
         raise InputError(
-            f"{where} is described with {description}, but its program takes {sorted(taken)} and "
-            f"gives {sorted(given)}; export the package again"
+            f"{where} is described with {description}, but its program takes {sorted(taken)}"
+            f"{keeps} and gives {sorted(given)}; export the package again"
         )

@@ -19,8 +19,9 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
     from convcal.model_description import ModelDescription
+    from convcal.runtime.state import State
 
-__all__ = ["Runner", "open_runner", "runs_on_core_ml"]
+__all__ = ["PackageRunner", "Runner", "open_runner", "runtime_here"]
 
 
 class Runner(Protocol):
@@ -59,6 +60,45 @@ class Runner(Protocol):
     ) -> None: ...
 
 
+class PackageRunner(Runner, Protocol):
+    """The runner of a package, which may keep states from one run to the next."""
+
+    def make_state(self) -> State[Any]:
+        """Make what the model keeps from one run to the next, all zeros."""
+
+    def run(
+        self, sample: Mapping[str, NDArray[Any]], *, state: State[Any] | None = None
+    ) -> dict[str, NDArray[Any]]:
+        """Run one sample, from zeros or going on from `state`, which is updated."""
+
+
+def runtime_here(runtime: str) -> str:
+    """Say which runtime a name means on this machine.
+
+    Parameters
+    ----------
+    runtime : {"auto", "coreml", "reference"}
+        As `open_runner` takes it.
+
+    Returns
+    -------
+    {"coreml", "reference"}
+
+    Raises
+    ------
+    InputError
+        If there is no such runtime.
+    UnavailableError
+        If it is Core ML, and this is no Mac.
+    """
+    if runtime not in RUNTIMES:
+        raise InputError(f"there is no runtime '{runtime}'; choose one of {', '.join(RUNTIMES)}")
+    is_macos = sys.platform == "darwin"
+    if runtime == "coreml" and not is_macos:
+        raise without_core_ml()
+    return "coreml" if is_macos and runtime != "reference" else "reference"
+
+
 def open_runner(
     path: str | os.PathLike[str],
     *,
@@ -66,8 +106,9 @@ def open_runner(
     compute_units: str = "all",
     faults: Sequence[Fault | str] = (),
     extra_outputs: Sequence[str] = (),
+    function: str | None = None,
     timeout: float = TIMEOUT,
-) -> Runner:
+) -> PackageRunner:
     """Open a package for running.
 
     Parameters
@@ -84,13 +125,15 @@ def open_runner(
         act inside the network need the reference runtime.
     extra_outputs : sequence of str
         Tensors of the program to return besides the outputs; reference runtime only.
+    function : str, optional
+        Of a package with several functions, which; by default the one that the package names.
     timeout : float
         Seconds that Core ML may take for loading the model, or for one sample; the reference
         runtime is not limited.
 
     Returns
     -------
-    Runner
+    PackageRunner
         To be closed, or used in a ``with`` statement.
 
     Raises
@@ -108,8 +151,7 @@ def open_runner(
     ConvcalWarning
         If a fault has nothing to act on, or the program is not clear about what it computes.
     """
-    if runtime not in RUNTIMES:
-        raise InputError(f"there is no runtime '{runtime}'; choose one of {', '.join(RUNTIMES)}")
+    runtime = runtime_here(runtime)
     if compute_units not in COMPUTE_UNITS:
         raise InputError(
             f"there are no compute units '{compute_units}'; "
@@ -120,38 +162,25 @@ def open_runner(
             f"the timeout is {timeout}; seconds above 0 and at most {TIMEOUT_MAX:g} are accepted"
         )
     emulated = tuple(parse_fault(each) if isinstance(each, str) else each for each in faults)
-    if not runs_on_core_ml(runtime):
+    if runtime == "reference":
         from convcal.coreml.package import read_package
         from convcal.runtime.reference import ReferenceRunner
 
-        return ReferenceRunner(read_package(path), faults=emulated, extra_outputs=extra_outputs)
-    return _open_coreml(path, compute_units, emulated, extra_outputs, timeout)
-
-
-def runs_on_core_ml(runtime: str) -> bool:
-    """Tell whether `open_runner` takes Core ML for a runtime on this machine.
-
-    Raises
-    ------
-    UnavailableError
-        If that is asked for where there is none.
-    """
-    is_macos = sys.platform == "darwin"
-    if runtime == "coreml" and not is_macos:
-        raise without_core_ml()
-    return is_macos and runtime != "reference"
-
-
-def _open_coreml(
-    path: str | os.PathLike[str],
-    compute_units: str,
-    faults: tuple[Fault, ...],
-    extra_outputs: Sequence[str],
-    timeout: float,
-) -> Runner:
+        return ReferenceRunner(
+            read_package(path), faults=emulated, extra_outputs=extra_outputs, function=function
+        )
+    _check_coreml(emulated, extra_outputs)
     from convcal.runtime.coreml import CoreMLRunner
     from convcal.runtime.faults import FaultyRunner
 
+    runner: PackageRunner = CoreMLRunner(
+        path, compute_units=compute_units, function=function, timeout=timeout
+    )
+    return FaultyRunner(runner, emulated) if emulated else runner
+
+
+def _check_coreml(faults: tuple[Fault, ...], extra_outputs: Sequence[str]) -> None:
+    """Refuse what only the reference runtime can do."""
     inside = [str(fault) for fault in faults if fault.is_inside]
     if inside:
         raise InputError(
@@ -164,5 +193,3 @@ def _open_coreml(
             f"Core ML gives the outputs of a model, not its tensor '{extra_outputs[0]}'; run the "
             "package on the reference runtime (runtime='reference', --runtime reference)"
         )
-    runner: Runner = CoreMLRunner(path, compute_units=compute_units, timeout=timeout)
-    return FaultyRunner(runner, faults) if faults else runner

@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
     from convcal.model_description import Feature, ModelDescription
 
-__all__ = ["checked_sample", "from_tensor", "tensor_shape", "to_tensor"]
+__all__ = ["checked_sample", "default_array", "from_tensor", "tensor_shape", "to_tensor"]
 
 
 def checked_sample(
@@ -26,15 +26,15 @@ def checked_sample(
     Parameters
     ----------
     sample : mapping of str to array
-        One array per input.
+        One array per input; optional ones may be missing.
     description : ModelDescription
         Says what the inputs are.
 
     Returns
     -------
     dict of str to ndarray
-        The arrays in the order and of the dtypes of the inputs. Floating arrays are rounded to
-        the input's floating dtype; integer arrays become its integer dtype if they fit.
+        The given arrays in the order and of the dtypes of the inputs. Floating arrays are rounded
+        to the input's floating dtype; integer arrays become its integer dtype if they fit.
 
     Raises
     ------
@@ -42,7 +42,11 @@ def checked_sample(
         If a name, a shape or a dtype does not match.
     """
     unknown = sorted(set(sample) - set(description.input_names))
-    missing = [name for name in description.input_names if name not in sample]
+    missing = [
+        feature.name
+        for feature in description.inputs
+        if feature.name not in sample and feature.default is None
+    ]
     if unknown or missing:
         wrong = [f"lacks '{name}'" for name in missing] + [f"has '{name}'" for name in unknown]
         raise InputError(
@@ -52,17 +56,20 @@ def checked_sample(
     return {
         feature.name: _checked(np.asarray(sample[feature.name]), feature)
         for feature in description.inputs
+        if feature.name in sample
     }
 
 
+def default_array(feature: Feature) -> NDArray[Any]:
+    """Give what an optional input is where a sample lacks it."""
+    return np.full(feature.shape, feature.default, feature.dtype)
+
+
 def _checked(array: NDArray[Any], feature: Feature) -> NDArray[Any]:
-    fits = array.ndim == len(feature.shape) if feature.is_flexible else array.shape == feature.shape
-    if feature.is_flexible and feature.layout == "HWC":
-        fits = fits and array.shape[2] == 3
-    if not fits or not array.size:
+    if not feature.accepts(array.shape):
         raise InputError(
             f"the array for the input {feature} has the shape {array.shape}; "
-            f"it must be {feature.shape}{' or as flexible as that' if feature.is_flexible else ''}"
+            f"it must be {feature.accepted}"
         )
     wanted = np.dtype(feature.dtype)
     if array.dtype == wanted:

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -33,6 +34,8 @@ class SectionedProgram:
 
     It is cut behind every operation whose result a fault of arrays distorts. Each section runs
     by itself; the next one is given the distorted tensor. Without such faults there is one section.
+    ONNX Runtime fuses operations within a section only, so that where it is cut, fp32 results can
+    differ in their last bits.
 
     Parameters
     ----------
@@ -107,13 +110,20 @@ class SectionedProgram:
         acting = set().union(*(section.translation.faulted for section in self._sections))
         return frozenset(each for each in self._operation_faults if each in acting)
 
-    def run(self, tensors: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
+    def run(
+        self,
+        tensors: Mapping[str, NDArray[Any]],
+        *,
+        states: MutableMapping[str, NDArray[Any]] | None = None,
+    ) -> dict[str, NDArray[Any]]:
         """Run once.
 
         Parameters
         ----------
         tensors : mapping of str to ndarray
             One per input of the program; they are rounded to its dtype.
+        states : mutable mapping of str to ndarray, optional
+            What the program keeps, as `ExecutableProgram.run` takes and updates it.
 
         Returns
         -------
@@ -128,10 +138,13 @@ class SectionedProgram:
             If a fault gives a tensor another shape than the program says.
         """
         known = self._distorted(tensors)
+        kept = dict(states or {})  # each section goes on from what the one before it left
         for section in self._sections:
-            results = section.run(known)
+            results = section.run(known, states=kept)
             made = {name: array for name, array in results.items() if name not in known}
             known |= results | self._distorted(made)
+        if states is not None:
+            states.update(kept)
         return {name: known[name] for name in self._wanted if name in known}
 
     def _distorted(self, arrays: Mapping[str, NDArray[Any]]) -> dict[str, NDArray[Any]]:
@@ -264,9 +277,9 @@ def _sections(
     bounds = [0, *cuts, *({len(program.operations)} - set(cuts))]
     parts = [program.operations[start:end] for start, end in itertools.pairwise(bounds)]
     if len(parts) == 1:
-        yield Program(program.inputs, tuple(wanted), program.operations)
+        yield replace(program, outputs=tuple(wanted))
         return
-    # What is asked for and made by no operation comes from the last section.
+    # What is asked for and made by no operation, as a state, comes from the last section.
     rest = [value for value in wanted if value not in made_by]
     for index, part in enumerate(parts):
         made = {value for operation in part for value in operation.outputs}
@@ -282,8 +295,10 @@ def _sections(
             for value in taken
             if value not in made and (value in made_by or value in program.inputs)
         ]
-        if any(value.dtype not in NO_TENSORS for value in outputs):
-            yield Program(tuple(inputs), outputs, tuple(part))
+        states = tuple(value for value in taken if value in program.states)
+        # What gives nothing may still update a state.
+        if states or any(value.dtype not in NO_TENSORS for value in outputs):
+            yield Program(tuple(inputs), outputs, tuple(part), states)
 
 
 def _used(operations: Iterable[Operation]) -> Iterator[Value]:

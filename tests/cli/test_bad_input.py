@@ -329,8 +329,11 @@ def test_a_full_disk_while_a_package_is_written(refused, folder, pair, data, con
     ("fault", "names"),
     [
         ("gone", ["'gone'", "crop-origin"]),
-        ("crop-origin:variant=third", ["variant=third", "zero or half"]),
+        ("crop-origin:variant=third", ["variant=third", "swapped or symmetric"]),
         ("channel-affine:gian=2", ["'gian'", "gain"]),
+        ("noise:at=nowhere", ["'nowhere'", "no such tensor or operation", "'x'"]),
+        ("noise:on=convv", ["'convv'", "conv_transpose"]),
+        ("profile-m1-ane:limit=1", ["no parameters"]),
     ],
 )
 def test_a_fault_that_does_not_exist(refused, pair, data, fault, names):

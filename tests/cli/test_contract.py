@@ -24,8 +24,8 @@ DOCUMENT = {
         "status": {
             "enum": [
                 *("done", "identical", "correctable", "partly-correctable", "not-identifiable"),
-                *("not-correctable", "passed", "failed", "nothing-to-do", "error", "interrupted"),
-                *("precision-noise", "accumulated", "culprit-found"),
+                *("not-correctable", "passed", "failed", "found", "nothing-to-do", "error"),
+                *("interrupted", "precision-noise", "accumulated", "culprit-found"),
             ]
         },
         "result": {"type": ["object", "null"]},
@@ -64,6 +64,10 @@ def test_every_verb_writes_one_document(convcal, pair, data, captured):
         (("capture", "--import", "outputs.npz", "--role", "reference", "-o", "c"), "done"),
         (("apply", "net.json", "outputs.npz", "-o", "corrected.npz"), "done"),
         (("export", "net.json", "--to", "python", "-o", "net.py"), "done"),
+        (("inspect", pair[1]), "found"),
+        (("rewrite", pair[1], "--strategy", "subpixel", "-o", "fixed.mlpackage"), "done"),
+        (("inspect", "fixed.mlpackage"), "done"),
+        (("rewrite", pair[0], "--strategy", "fp32-island", "-o", "n.mlpackage"), "nothing-to-do"),
         (("doctor",), "done"),
     ):
         document = check(convcal(*command, "--json"))
@@ -107,6 +111,14 @@ def test_warnings_of_ours_are_told_and_listed_and_others_are_not(convcal, pair, 
         (("export", "c", "--to", "python", "--allow-scale", "-o", "n"), "--allow-scale"),
         (("export", "c", "--to", "c", "-o", "n"), "'c'"),
         (("apply", "c", "i", "-o", "o", "--precision", "float8"), "float8"),
+        (("inspect",), "MODEL"),
+        (("rewrite", "m", "-o", "n.mlpackage"), "--strategy"),
+        (("rewrite", "m", "--strategy", "magic", "-o", "n.mlpackage"), "magic"),
+        (("rewrite", "m", "--strategy", "subpixel", "--at", "-o", "n.mlpackage"), "--at"),
+        (
+            ("rewrite", "m", "--strategy", "subpixel", "--weights-from", "w", "-o", "n.mlpackage"),
+            "--weights-from",
+        ),
         (("fit", "--json=1"), "--json"),
     ],
 )

@@ -141,6 +141,19 @@ def test_check_tells_a_corrected_package_by_what_it_says_of_itself(convcal, pair
     assert "corrected twice" in twice.err
 
 
+def test_a_profile_is_labelled_by_its_parts_and_asked_for_by_its_name(convcal, folder, pair, data):
+    emulate = ("--data", data, "--emulate", "profile-m1-macos-14")
+    assert convcal("fit", *pair, *emulate, "-o", "net.json").code == 0
+    provenance = json.loads((folder / "net.json").read_text("utf-8"))["provenance"]
+    assert provenance["faults"] == ["crop-origin:variant=zero,precision=fp16"]
+    assert provenance["observed"]["fault_profiles"] == "profile-m1-macos-14"
+    export = ("export", "net.json", "--to", "coreml", "--model", pair[1], "-o", "new.mlpackage")
+    line = next(each for each in convcal(*export).out.splitlines() if "--emulate" in each)
+    words = [{"REFERENCE": str(pair[0]), "PATH": str(data)}.get(w, w) for w in shlex.split(line)]
+    assert words[-2:] == ["--emulate", "profile-m1-macos-14"]
+    assert convcal(*words[1:]).code == 0
+
+
 def test_fit_of_equal_models_finds_nothing_and_export_has_nothing_to_do(
     convcal, folder, pair, data
 ):

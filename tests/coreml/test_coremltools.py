@@ -5,7 +5,7 @@ import sys
 
 import pytest
 
-from convcal.coreml._coremltools import _silenced, load_coremltools, parse_model
+from convcal.coreml._coremltools import load_coremltools, parse_model, silenced
 from convcal.errors import UnavailableError
 
 
@@ -45,7 +45,7 @@ def test_a_missing_coremltools_is_an_error_with_its_remedy(monkeypatch):
 
 def test_what_is_written_during_a_failed_import_is_not_lost(capfd):
     def fail():
-        with _silenced():
+        with silenced():
             os.write(2, b"libnative: symbol not found\n")
             raise ImportError("cannot load")
 
@@ -56,7 +56,7 @@ def test_what_is_written_during_a_failed_import_is_not_lost(capfd):
 
 
 def test_standard_error_works_again_afterwards(capfd):
-    with _silenced():
+    with silenced():
         os.write(2, b"chatter\n")
     os.write(2, b"said\n")
     assert capfd.readouterr().err == "said\n"

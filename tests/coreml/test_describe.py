@@ -42,7 +42,11 @@ def test_a_flexible_shape_gives_its_default_and_says_so(tmp_path):
         inputs=[ct.TensorType(name="x", shape=(1, 3, 16, range_dim))],
     )
     description = describe(read_package(path))
-    assert description.input("x") == Feature("x", "tensor", (1, 3, 16, 16), "float32", True)
+    limits = ((1, 1), (3, 3), (16, 16), (4, 64))
+    assert description.input("x") == Feature(
+        "x", "tensor", (1, 3, 16, 16), "float32", is_flexible=True, allowed=(limits,)
+    )
+    assert description.input("x").accepted == "(1, 3, 16, 4 to 64)"
     assert description.output("out").is_flexible
     assert description.output("out").shape == (1, 3, 16, UNKNOWN_LENGTH)
 

@@ -128,7 +128,7 @@ def test_a_result_that_coremltools_does_not_type_alike_is_not_kept(
     from convcal.coreml import patch
 
     def build_too_small(operations, source, correction, *, precision):
-        operations.crop(source, begin=(0, 0, 0, 0), shape=(1, 4, 8, 7))
+        operations.crop_ends(source, amounts=[(0, 0), (0, 0), (0, 0), (0, 2)])
 
     monkeypatch.setattr(patch, "_build", build_too_small)
     refuse(model_path, tmp_path, calibration_of(SHIFT), SelfCheckError, "was not kept")

@@ -5,7 +5,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from convcal.coreml._coremltools import load_coremltools
-from convcal.coreml.weights import WeightFile
+from convcal.coreml.weights import WeightFile, WeightTail, release_pages, spilled
 from convcal.errors import InputError, UnsupportedModelError
 
 # The largest value of each packed integer type, and its lowest.
@@ -61,6 +61,27 @@ def test_whole_types_lie_where_coremltools_wrote_them(tmp_path, dtype):
         blob = WeightFile(content).blob(offset)
         assert (blob.dtype, blob.n_elements) == (dtype, 37)
         assert content.read_bytes()[blob.start : blob.start + blob.n_bytes] == array.tobytes()
+        view = WeightFile(content).array(offset, dtype=dtype, shape=(37, 1))
+        np.testing.assert_array_equal(view, array[:, None], strict=True)
+        assert not view.flags.writeable
+
+
+@pytest.mark.parametrize(("dtype", "shape"), [("float16", (37,)), ("float32", (38,))])
+def test_a_blob_of_another_type_or_too_few_values_is_refused(tmp_path, dtype, shape):
+    (offset,) = write(tmp_path / "w", [("float32", np.zeros(37, np.float32))])
+    with pytest.raises(InputError, match=r"has 37 values of type float32, and the program expects"):
+        WeightFile(tmp_path / "w").array(offset, dtype=dtype, shape=shape)
+
+
+def test_arrays_stay_valid_when_their_pages_are_released(tmp_path):
+    values = np.random.default_rng(0).standard_normal((600, 500)).astype(np.float32)
+    (offset,) = write(tmp_path / "w", [("float32", values.ravel())])
+    view = WeightFile(tmp_path / "w").array(offset, dtype="float32", shape=values.shape)
+    large, small = spilled(values.T), spilled(values[:2])
+    release_pages()
+    np.testing.assert_array_equal(view, values)
+    np.testing.assert_array_equal(large, values.T)
+    np.testing.assert_array_equal(small, values[:2])
 
 
 @given(data=st.data())
@@ -79,3 +100,41 @@ def test_no_damage_makes_the_reader_leave_the_file(tmp_path_factory, data):
     except (InputError, UnsupportedModelError):
         return
     assert 0 <= blob.start <= blob.start + blob.n_bytes <= size
+
+
+@given(data=st.data())
+@settings(max_examples=20, deadline=None)
+def test_appended_arrays_are_where_coremltools_reads_them_behind_what_was_there(
+    tmp_path_factory, data
+):
+    from coremltools.libmilstoragepython import _BlobStorageReader  # noqa: TID251
+
+    def arrays(least):
+        drawn = []
+        for dtype in data.draw(st.lists(st.sampled_from(sorted(WRITERS)), min_size=least)):
+            size = data.draw(st.integers(1, 70))
+            drawn.append((dtype, data.draw(st.integers(0, 99)) + np.arange(size).astype(dtype)))
+        return drawn
+
+    path = tmp_path_factory.mktemp("weights") / "weight.bin"
+    old, new = arrays(1), arrays(0)
+    offsets = write(path, old)
+    before = path.read_bytes()
+    tail = WeightTail(path)
+    assert tail.is_empty
+    offsets += [tail.append(array) for _, array in new]
+    assert tail.is_empty == (not new)
+    path.write_bytes(b"".join(tail.chunks()))
+    after = path.read_bytes()
+    assert after[4 : len(before)] == before[4:]
+    assert int.from_bytes(after[:4], "little") == len(old) + len(new)
+    assert new or after == before
+    reader = _BlobStorageReader(str(path))
+    for (dtype, array), offset in zip(old + new, offsets, strict=True):
+        assert offset % 64 == 0
+        assert WeightFile(path).blob(offset).n_elements == array.size
+        if dtype == "float16":
+            read = np.asarray(reader.read_fp16_data(offset)).view(np.float16)
+        else:
+            read = reader.read_float_data(offset)
+        np.testing.assert_array_equal(read, array)

@@ -13,8 +13,8 @@ def model(*inputs):
     return ModelDescription(inputs=inputs, outputs=(Feature("y", "tensor", (1, 1), "float32"),))
 
 
-def tensor(shape, *, name="x", dtype="float32", is_flexible=False):
-    return Feature(name, "tensor", shape, dtype, is_flexible)
+def tensor(shape, *, name="x", dtype="float32", is_flexible=False, **details):
+    return Feature(name, "tensor", shape, dtype, is_flexible, **details)
 
 
 def image(height, width, *, colour="RGB", dtype="uint8"):

@@ -129,6 +129,30 @@ def test_a_flexible_input_takes_other_sizes(tmp_path):
     np.testing.assert_array_equal(sample["x"], array)
 
 
+LIMITS = ((1, 1), (1, 1), (2, 9))
+
+
+def test_many_samples_of_a_flexible_input_may_have_another_size_than_the_default(tmp_path):
+    flexible = model(tensor((1, 1, 4), is_flexible=True, allowed=(LIMITS,)))
+    array = np.random.default_rng(0).standard_normal((5, 1, 1, 9)).astype(np.float32)
+    for stacked in (array, array[:, 0]):
+        samples = open_samples(save(tmp_path / "f.npz", x=stacked), flexible)
+        np.testing.assert_array_equal(values(samples), array)
+    (sample,) = open_samples(save(tmp_path / "f.npz", x=array[0]), flexible)
+    np.testing.assert_array_equal(sample["x"], array[0])
+
+
+def test_a_size_that_a_flexible_input_does_not_allow_is_refused_with_those_that_it_does(tmp_path):
+    flexible = model(
+        tensor((1, 1, 4), is_flexible=True, allowed=(LIMITS, ((1, 1), (2, 2), (3, 3))))
+    )
+    for shape in ((1, 1, 10), (3, 1, 1, 10), (1, 2, 4)):
+        path = save(tmp_path / "f.npz", x=np.zeros(shape, np.float32))
+        accepted = "(1, 1, 2 to 9) or (1, 2, 3), and N samples of one shape have one more axis"
+        with refused(tmp_path, f"shape {shape}", accepted, error=InputError):
+            open_samples(path, flexible)
+
+
 LOADER = """
 from dataclasses import dataclass
 import neighbour

@@ -11,12 +11,12 @@ from types import ModuleType, SimpleNamespace
 
 import numpy as np
 import pytest
-from coreml.models import save_package
+from coreml.models import quiet, save_functions, save_package
 
 from convcal.coreml import _coremltools, prediction
 from convcal.coreml._coremltools import load_coremltools
 from convcal.coreml.package import read_package
-from convcal.errors import InputError, RunnerError, UnavailableError, UnsupportedModelError
+from convcal.errors import InputError, RunnerError, UnavailableError
 from convcal.runtime import coreml, machine
 from convcal.runtime.coreml import CoreMLRunner
 
@@ -141,12 +141,107 @@ def test_a_scalar_that_core_ml_gives_as_an_array_of_length_1_is_a_scalar(tmp_pat
         assert runner.run(X)["y"].shape == ()
 
 
+def counter(path):
+    """Save a package that the stand-in takes for one that counts, in a state, how often it ran."""
+    ct = load_coremltools()
+    mb, types = ct.converters.mil.Builder, ct.converters.mil.mil.types
+    specs = [mb.TensorSpec((1, 3, 4), types.fp16), mb.StateTensorSpec((1, 3, 4), types.fp16)]
+
+    @mb.program(input_specs=specs, opset_version=ct.target.iOS18)
+    def program(x, count):
+        y = mb.add(x=mb.read_state(input=count), y=x)
+        return mb.identity(x=mb.coreml_update_state(state=count, value=y), name="y")
+
+    with quiet():
+        model = ct.convert(
+            program,
+            convert_to="mlprogram",
+            minimum_deployment_target=ct.target.iOS18,
+            skip_model_load=True,
+        )
+        model.save(str(path))
+    return path
+
+
 @pytest.mark.usefixtures("_macos")
-def test_a_model_with_a_memory_is_refused_by_the_names_of_its_states(tmp_path):
-    saved = read_package(package(tmp_path, "echo"))
-    saved.spec.description.state.add().name = "k_cache"
-    with pytest.raises(UnsupportedModelError, match=r"keeps the states 'k_cache'.*--import"):
-        CoreMLRunner(saved.save(tmp_path / "stateful.mlpackage"))
+def test_states_are_core_mls_own_new_for_every_run_or_kept(tmp_path):
+    with CoreMLRunner(counter(tmp_path / "count.mlpackage")) as runner:
+        assert [runner.run(X)["y"][0, 0, 0] for _ in range(3)] == [1, 1, 1]
+        first, second = runner.make_state(), runner.make_state()
+        order = [first, second, first, first, second]
+        assert [runner.run(X, state=state)["y"][0, 0, 0] for state in order] == [1, 1, 2, 3, 2]
+        assert runner.run(X)["y"][0, 0, 0] == 1
+
+
+@pytest.mark.usefixtures("_macos")
+def test_states_that_are_gone_are_freed_in_the_worker(tmp_path):
+    with CoreMLRunner(counter(tmp_path / "count.mlpackage")) as runner:
+        kept = runner.make_state()
+        for _ in range(5):
+            outputs = runner.run(X)
+        # The stand-in says how many there are: this run's, the last one's and the one kept.
+        assert outputs["y"][0, 0, 1] <= 3
+        assert runner.run(X, state=kept)["y"][0, 0, 0] == 1
+
+
+@pytest.mark.usefixtures("_macos")
+def test_a_state_of_another_runner_or_of_a_model_without_any_is_refused(tmp_path):
+    path = counter(tmp_path / "count.mlpackage")
+    with (
+        CoreMLRunner(path) as one,
+        CoreMLRunner(path) as other,
+        pytest.raises(InputError, match="made by another runner"),
+    ):
+        one.run(X, state=other.make_state())
+    with (
+        CoreMLRunner(package(tmp_path, "echo")) as runner,
+        pytest.raises(InputError, match="keeps no states"),
+    ):
+        runner.make_state()
+
+
+@pytest.mark.usefixtures("_macos")
+def test_a_function_is_loaded_by_its_name(tmp_path):
+    # The stand-in does what the function is called.
+    parts = {name: package(tmp_path, name, target="iOS18") for name in ("chatter", "names")}
+    path = save_functions(tmp_path / "fail.mlpackage", parts)
+    with CoreMLRunner(path, function="names") as runner:
+        assert runner.provenance["function"] == "names"
+        assert runner.run(X)["y"].all()
+    # Without a name Core ML takes the default by itself.
+    with CoreMLRunner(path) as runner, pytest.raises(RunnerError, match="the framework says no"):
+        runner.run(X)
+    with pytest.raises(InputError, match=r"no function 'other'; its functions are"):
+        CoreMLRunner(path, function="other")
+
+
+@pytest.mark.usefixtures("_macos")
+@pytest.mark.parametrize("labels", [["cat", "dog", "owl"], [3, 1, 2]])
+def test_a_classifiers_table_is_a_vector_in_the_order_of_its_labels(tmp_path, labels):
+    ct = load_coremltools()
+    path = save_package(
+        tmp_path / "table.mlpackage",
+        lambda mb, x: mb.softmax(x=x, axis=1, name="scores"),
+        shape=(1, 3),
+        target="iOS16",
+        classifier_config=ct.ClassifierConfig(labels),
+    )
+    with CoreMLRunner(path) as runner:
+        outputs = runner.run({"x": np.zeros((1, 3), np.float32)})
+    ((name, table),) = outputs.items()
+    assert (name, table.dtype) == ("classLabel_probs", np.float32)
+    np.testing.assert_array_equal(table, [0.125, 0.75, 0.125])
+
+
+@pytest.mark.usefixtures("_macos")
+def test_an_optional_input_that_a_sample_lacks_is_left_to_core_ml(tmp_path):
+    saved = read_package(package(tmp_path, "names"))
+    (kind,) = (feature.type for feature in saved.spec.description.input)
+    kind.isOptional, kind.multiArrayType.floatDefaultValue = True, 2.5
+    (tmp_path / "optional").mkdir()
+    with CoreMLRunner(saved.save(tmp_path / "optional" / "names.mlpackage")) as runner:
+        assert runner.run(X)["y"].all()
+        assert not runner.run({})["y"].any()
 
 
 @pytest.mark.usefixtures("_macos")
@@ -175,8 +270,8 @@ class Framework:
             CompiledMLModel=self.load,
         )
 
-    def load(self, path, *, compute_units):
-        self.loaded.append((path, compute_units))
+    def load(self, path, *, compute_units, function_name):
+        self.loaded.append((path, compute_units, function_name))
         return SimpleNamespace(predict=lambda inputs: self.given.append(inputs) or {"y": 1})
 
 
@@ -195,14 +290,14 @@ def test_the_compiled_model_lies_in_the_folder_that_the_parent_removes(
 ):
     # The framework itself would leave it in the user's own temporary folder.
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
-    predict = prediction.load_model("/some/$HOME/m.mlpackage", "cpu-and-ne")
+    model = prediction.load_model("/some/$HOME/m.mlpackage", "cpu-and-ne", "large")
     ((source, compiled),) = framework.compiled
     assert source == "/some/$HOME/m.mlpackage"
     assert os.path.commonpath([compiled, tmp_path]) == str(tmp_path)
     assert compiled.endswith(".mlmodelc")
     assert not Path(compiled).exists()  # it is moved there
-    assert framework.loaded == [(compiled, "the Neural Engine")]
-    assert predict({"x": 2}) == {"y": 1}
+    assert framework.loaded == [(compiled, "the Neural Engine", "large")]
+    assert model.predict({"x": 2}) == {"y": 1}
     assert framework.given == [{"x": 2}]
 
 

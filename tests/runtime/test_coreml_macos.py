@@ -2,13 +2,15 @@
 """Core ML itself. These tests need macOS; elsewhere each is skipped by name."""
 
 import functools
+import platform
 import subprocess
 import sys
 from pathlib import Path
 
 import numpy as np
 import pytest
-from coreml.models import save_package
+from coreml.models import save_functions, save_package
+from programs import State, make_package, mb, save
 
 from convcal.coreml._coremltools import load_coremltools
 from convcal.coreml.describe import describe
@@ -131,6 +133,69 @@ def test_pictures_go_in_and_out_in_rgb_whatever_the_package_stores(tmp_path, col
         image = np.random.default_rng(5).integers(0, 256, shape, dtype=np.uint8)
         # 0 to 255 are exact in float16, so an identity network changes nothing.
         np.testing.assert_array_equal(runner.run({"x": image})["y"], image)
+
+
+def needs_macos_15():
+    """Skip where Core ML has neither states nor functions yet."""
+    version = int(platform.mac_ver()[0].split(".")[0])
+    if version < 15:
+        pytest.skip(f"macOS {version} has no states and no functions; macOS 15 has")
+
+
+def test_states_go_on_or_begin_with_zeros_as_on_the_reference_runtime(tmp_path):
+    needs_macos_15()
+
+    def build(x, total):
+        old = mb.read_state(input=total)
+        new = mb.coreml_update_state(state=total, value=mb.add(x=old, y=x))
+        return mb.identity(x=old, name="before"), mb.identity(x=new, name="after")
+
+    package = make_package(build, target="iOS18", x=((1, 4), "float16"), total=State((1, 4)))
+    path = save(package, tmp_path / "m.mlpackage")
+    sample = {"x": np.array([[1, 2, 3, 4]], np.float16)}
+    for runtime in ("coreml", "reference"):
+        with open_runner(path, runtime=runtime, compute_units="cpu-only") as runner:
+            one, other = runner.make_state(), runner.make_state()
+            befores = [
+                runner.run(sample, state=state)["before"] for state in (one, one, other, None, one)
+            ]
+        np.testing.assert_array_equal(
+            np.stack(befores)[:, 0], np.outer([0, 1, 0, 0, 2], sample["x"][0])
+        )
+
+
+def test_a_function_is_chosen_by_its_name(tmp_path):
+    needs_macos_15()
+    parts = {
+        name: save_package(
+            tmp_path / f"{name}.mlpackage",
+            lambda mb, x: mb.mul(x=x, y=np.float32(factor), name="y"),  # noqa: B023 - called at once
+            shape=(1, 3),
+            target="iOS18",
+        )
+        for name, factor in (("double", 2), ("negate", -1))
+    }
+    path = save_functions(tmp_path / "both.mlpackage", parts)
+    x = np.array([[1, 2, 3]], np.float32)
+    for name, expected in ((None, 2 * x), ("double", 2 * x), ("negate", -x)):
+        with CoreMLRunner(path, compute_units="cpu-only", function=name) as runner:
+            np.testing.assert_array_equal(runner.run({"x": x})["y"], expected)
+
+
+@pytest.mark.parametrize("labels", [["cat", "dog", "owl"], [3, 1, 2]])
+def test_a_classifiers_probabilities_come_in_the_order_of_its_labels(tmp_path, labels):
+    ct = load_coremltools()
+    path = save_package(
+        tmp_path / "m.mlpackage",
+        lambda mb, x: mb.softmax(x=x, axis=1, name="scores"),
+        shape=(1, 3),
+        target="iOS16",
+        classifier_config=ct.ClassifierConfig(labels),
+    )
+    with CoreMLRunner(path, compute_units="cpu-only") as runner:
+        result = runner.run({"x": np.array([[1, 2, 3]], np.float32)})["classLabel_probs"]
+    exact = np.exp([1, 2, 3]) / np.exp([1, 2, 3]).sum()
+    np.testing.assert_allclose(result, exact, rtol=1e-3)
 
 
 def test_a_time_limit_ends_the_run():

@@ -4,7 +4,10 @@
 import numpy as np
 import pytest
 from agreement import assert_agrees, assert_rounded_once, run
+from evaluator import evaluate
 from networks import NETWORKS, PRECISIONS
+from networks.originals import ORIGINALS, original
+from onnxruntime import InferenceSession
 
 from convcal.coreml.package import read_package
 from convcal.coreml.program import load_program
@@ -55,6 +58,17 @@ def test_activations_neither_vanish_nor_blow_up(packages, name):
     (sample,) = NETWORKS[name].samples(1)
     for tensor in run(package, sample, extra_outputs=names).values():
         assert 0.01 < tensor.std() < 15
+
+
+@pytest.mark.parametrize("name", ORIGINALS)
+def test_the_onnx_originals_are_the_same_networks(packages, name):
+    network = NETWORKS[name]
+    (sample,) = network.samples(1)
+    session = InferenceSession(original(network).SerializeToString())
+    outputs = [output.name for output in session.get_outputs()]
+    truth = evaluate(packages[name, "fp32"], sample)
+    for output, array in zip(outputs, session.run(outputs, sample), strict=True):
+        np.testing.assert_allclose(array, truth[output], rtol=1e-4, atol=1e-6)
 
 
 def test_weights_and_samples_are_seeded():

@@ -156,8 +156,8 @@ def test_faults_of_one_operation_act_together_in_any_order():
     ("constant", "drifts"),
     [
         # faults.md C3, in pixels at the far end.
-        ("1/(N-1)", {512: -0.002, 1024: -0.001, 1080: 0.22, 1536: -0.25, 2048: 0.999, 2049: 0}),
-        ("N/(N-1)", {1025: 0, 1536: 0.50, 1920: 0.87, 2049: -1.0, 3000: -1.0}),
+        ("step", {512: -0.002, 1024: -0.001, 1080: 0.22, 1536: -0.25, 2048: 0.999, 2049: 0}),
+        ("ratio", {1025: 0, 1536: 0.50, 1920: 0.87, 2049: -1.0, 3000: -1.0}),
     ],
 )
 def test_the_constant_drifts_as_reckoned(constant, drifts):
@@ -193,6 +193,44 @@ def test_a_resize_samples_where_the_constant_sends_it(corner):
     # What stays in place is the corner.
     at_corner = (0 if corner == "start" else -1, 0)
     np.testing.assert_allclose(result[0, 0][at_corner], run(package, x=x)[0, 0][at_corner])
+
+
+SCALE = Fp16Scale().growth(1536)
+RESIZES = {
+    "upsample_bilinear": (
+        lambda x: mb.upsample_bilinear(
+            x=x, scale_factor_height=1.0, scale_factor_width=1536 / 512, align_corners=True
+        ),
+        lambda u: u * 511 / 1535,
+    ),
+    "resize": (
+        lambda x: mb.resize(
+            x=x,
+            shape=np.array([1536], np.int32),
+            resized_dims=np.uint32(1),
+            sampling_mode="DEFAULT",
+            interpolation_mode="LINEAR",
+        ),
+        lambda u: u / 3,
+    ),
+    "upsample_nearest_neighbor": (
+        lambda x: mb.upsample_nearest_neighbor(
+            x=x, scale_factor_height=1.0, scale_factor_width=3.0
+        ),
+        lambda u: np.floor(u / 3),
+    ),
+}
+
+
+@pytest.mark.parametrize("kind", RESIZES)
+def test_every_resize_takes_a_position_for_another(kind):
+    build, place = RESIZES[kind]
+    target = "iOS17" if kind == "resize" else "iOS16"
+    package = make_package(build, target=target, x=(1, 1, 1, 512))
+    expected = np.clip(place(np.arange(1536) * (1 + SCALE)), 0, 511)
+    result = run(package, "fp16-scale", x=ramp(512))[0, 0, 0]
+    np.testing.assert_allclose(result, expected, atol=1e-3)
+    assert np.abs(result - run(package, x=ramp(512))[0, 0, 0]).max() > 0.05
 
 
 def test_a_nearest_neighbour_is_off_by_one_where_the_position_crosses():
@@ -420,6 +458,31 @@ def test_a_fault_of_arrays_acts_on_all_results_of_a_type():
     first = np.where(x > 10.4, 0, np.log1p(np.exp(x)))
     second = np.log1p(np.exp(first + 5))
     np.testing.assert_allclose(result, np.where(second > 10.4, 0, second), rtol=1e-5)
+
+
+def test_a_logarithm_of_sums_falls_where_the_sum_leaves_fp16():
+    # coremltools #2690: 32 equal arguments, right up to log(65504 / 32) = 7.624.
+    package = make_package(
+        lambda x: mb.reduce_log_sum_exp(x=x, axes=[1], keep_dims=True), x=(1, 32, 4)
+    )
+    x = np.broadcast_to(np.array([-15, 7.62, 7.63, 15], np.float32), (1, 32, 4))
+    (result,) = run(package, "cliff:threshold=11.09,on=reduce_log_sum_exp", x=x)[0]
+    np.testing.assert_allclose(result, [-15 + math.log(32), 7.62 + math.log(32), 0, 0], rtol=1e-6)
+
+
+@pytest.mark.parametrize("fault", ["row-stride", "last-elem"])
+def test_results_of_operations_lie_in_memory_as_the_program_types_them(fault):
+    # 13 fp16 numbers lie in rows of 32 (coremltools #1893), as fp32 in rows of 16.
+    x = draw(1, 2, 5, 13)
+
+    def build(x):
+        return mb.relu(x=mb.conv(x=x, weight=np.ones((3, 2, 1, 1), np.float32)))
+
+    package = make_package(build, precision="float16", x=x.shape)
+    result = run(package, f"{fault}:on=conv", x=x)
+    halves = x.astype(np.float16).astype(np.float32)
+    sums = np.repeat(halves.sum(axis=1, keepdims=True), 3, axis=1).astype(np.float16)
+    np.testing.assert_array_equal(result, np.maximum(parse_fault(fault).apply(sums), 0))
 
 
 @pytest.mark.parametrize("on", ["conv", "conv/matmul/linear"])

@@ -23,8 +23,8 @@ class StandIn:
     )
     provenance = {"runtime": "coreml"}  # noqa: RUF012 - never changed
 
-    def __init__(self, path, *, compute_units, timeout):
-        self.made_with = (path, compute_units, timeout)
+    def __init__(self, path, *, compute_units, function, timeout):
+        self.made_with = (path, compute_units, function, timeout)
 
     def run(self, _):
         return {"y": np.array([[[1, 2]]], np.float32)}
@@ -40,8 +40,10 @@ def on_a_mac(monkeypatch):
 
 
 def test_auto_is_core_ml_on_a_mac(on_a_mac):
-    runner = open_runner("some.mlpackage", compute_units="cpu-and-ne", timeout=7.0)
-    assert runner.made_with == ("some.mlpackage", "cpu-and-ne", 7.0)
+    runner = open_runner(
+        "some.mlpackage", compute_units="cpu-and-ne", function="large", timeout=7.0
+    )
+    assert runner.made_with == ("some.mlpackage", "cpu-and-ne", "large", 7.0)
 
 
 def test_auto_is_the_reference_runtime_elsewhere(monkeypatch):
@@ -61,6 +63,8 @@ def test_faults_of_arrays_act_on_core_ml_too_and_are_labelled(on_a_mac):
     [
         ({"faults": ["crop-origin"]}, "'crop-origin:.*acts inside the network.*--runtime refer"),
         ({"faults": ["flush:at=y"]}, "'flush:.*at=y' acts inside the network.*--runtime refer"),
+        ({"faults": ["flush:on=conv"]}, "'flush:.*on=conv' acts inside the network"),
+        ({"faults": ["profile-m1-ane"]}, "'profile-m1-ane' acts inside the network"),
         ({"extra_outputs": ["relu_3"]}, "not its tensor 'relu_3'.*--runtime reference"),
     ],
 )

@@ -284,7 +284,7 @@ def test_a_block_with_an_operation_that_is_not_translated_is_refused_by_that_nam
         ReferenceRunner(package)
 
 
-def test_a_classifier_gives_its_tensors_and_no_label(tmp_path):
+def test_a_classifier_gives_its_probabilities_its_tensors_and_no_label(tmp_path):
     path = save_package(
         tmp_path / "classifier.mlpackage",
         lambda mb, x: mb.relu(x=x, name="probabilities"),
@@ -294,10 +294,11 @@ def test_a_classifier_gives_its_tensors_and_no_label(tmp_path):
     package = read_package(path)
     with ReferenceRunner(package, extra_outputs=["probabilities"], threads=1) as runner:
         results = runner.run({"x": np.float32([[-1, 0, 2]])})
-    assert list(results) == ["probabilities"]
+    assert list(results) == ["classLabel_probs", "probabilities"]
+    np.testing.assert_array_equal(results["classLabel_probs"], [0, 0, 2])
     np.testing.assert_array_equal(results["probabilities"], [[0, 0, 2]])
-    with pytest.raises(UnsupportedModelError, match=r"classify .*has no other output"):
-        ReferenceRunner(package)
+    with pytest.raises(UnsupportedModelError, match=r"'classLabel' is of type str"):
+        ReferenceRunner(package, extra_outputs=["classLabel"])
 
 
 def test_shapes_are_reckoned_with_when_the_program_runs():
@@ -311,3 +312,51 @@ def test_shapes_are_reckoned_with_when_the_program_runs():
     package = make_package(build, x=(2, 3))
     (result,) = run(package, {"x": np.float32([[0, 1, 2], [3, 4, 0]])}).values()
     np.testing.assert_array_equal(result, np.ones((3, 4)))
+
+
+@pytest.mark.parametrize("chosen", [[[1, 0, 1], [0, 0, 1]], np.zeros((2, 3)), np.ones((2, 3))])
+def test_elements_where_a_mask_holds_are_read_and_replaced(chosen):
+    def build(x, mask):
+        places = mb.non_zero(x=mask)
+        picked = mb.gather_nd(x=x, indices=places)
+        doubled = mb.mul(x=picked, y=np.float32(2))
+        return picked, mb.scatter_nd(data=x, indices=places, updates=doubled, mode="update")
+
+    package = make_package(build, x=(2, 3), mask=(2, 3))
+    x, mask = X[0, :2, :3], np.float32(chosen)
+    picked, replaced = run(package, {"x": x, "mask": mask}).values()
+    np.testing.assert_array_equal(picked, x[mask != 0])
+    np.testing.assert_array_equal(replaced, np.where(mask, 2 * x, x))
+
+
+def test_a_condition_may_be_a_vector_of_one():
+    def build(x):
+        counted = mb.while_loop(
+            _cond=lambda n, _: mb.less(x=n, y=np.int32([3])),
+            _body=lambda n, y: (mb.add(x=n, y=np.int32(1)), mb.add(x=y, y=y)),
+            loop_vars=(mb.cast(x=mb.slice_by_size(x=x, begin=[0], size=[1]), dtype="int32"), x),
+        )[1]
+        return mb.identity(x=counted)
+
+    package = make_package(build, x=(2,))
+    for start, doublings in ((1, 2), (3, 0)):
+        (result,) = run(package, {"x": np.float32([start, 5])}).values()
+        np.testing.assert_array_equal(result, 2.0**doublings * np.float32([start, 5]))
+
+
+def test_a_slice_that_mil_and_numpy_count_differently_is_refused():
+    # x[:-1] of one element is empty in NumPy; MIL's shape inference says that it has one.
+    package = make_package(
+        lambda x: mb.slice_by_index(x=mb.relu(x=x), begin=[0, 0], end=[-1, 2]), x=(1, 2)
+    )
+    with pytest.raises(UnsupportedModelError, match=r"slice_by_index .*counts 1 .*NumPy 0"):
+        ReferenceRunner(package)
+
+
+def test_constants_that_coremltools_folds_wrongly_are_refused():
+    def build(x):
+        parts = [np.float32([1, 2]), np.float32([3, 4])]
+        return mb.add(x=x, y=mb.concat(values=parts, axis=0, interleave=True))
+
+    with pytest.raises(UnsupportedModelError, match=r"concat .*end to end"):
+        ReferenceRunner(make_package(build, x=(4,)))

@@ -16,8 +16,10 @@ from convcal.runtime.translation import (
     activations,
     arithmetic,
     comparisons,
+    lists,
     normalization,
     reductions,
+    states,
 )
 
 # fp32 has 2**-24 = 6e-8 of relative rounding; sums of up to a few hundred products of order 1
@@ -93,6 +95,7 @@ def test_operation_agrees_with_the_evaluator(kind):
 def test_every_operation_of_the_registry_is_tested():
     elsewhere = {"conv", "conv_transpose", "pad"}
     elsewhere |= set(TENSOR_CASES) | {"classify", "cond", "while_loop"}
+    elsewhere |= {*lists.OPERATIONS, *states.OPERATIONS}
     elsewhere |= set(layer_evaluator.EVALUATORS)  # test_layers has a test of each
     elsewhere |= {*activations.OPERATIONS, *arithmetic.OPERATIONS, *comparisons.OPERATIONS}
     elsewhere |= {*normalization.OPERATIONS, *reductions.OPERATIONS}

@@ -23,7 +23,7 @@ X = {"x": np.arange(6, dtype=np.float32).reshape(1, 2, 3)}
 
 def opened(model, *, timeout=30.0, command=FAKE):
     worker = WorkerProcess(command, timeout=timeout)
-    request = {"do": "load", "package": model, "compute_units": "all"}
+    request = {"do": "load", "package": model, "compute_units": "all", "function": None}
     try:
         worker.ask(request, {}, doing=f"loading {model}")
     except BaseException:
@@ -34,6 +34,7 @@ def opened(model, *, timeout=30.0, command=FAKE):
 
 def predict(worker, inputs=X, *, outputs=("x",), images=()):
     request = {"do": "predict", "images": list(images), "outputs": list(outputs)}
+    request |= {"labels": dict.fromkeys(outputs, ()), "state": None, "forget": []}
     return worker.ask(request, inputs, doing="running the model")
 
 
@@ -232,7 +233,8 @@ sys.path.insert(0, {str(Path(__file__).parent)!r})
 from test_worker import opened
 from convcal.coreml.prediction import encode
 worker = opened("hang")
-frame = encode({{"do": "predict", "images": [], "outputs": [], "limit": 600}}, {{}})
+request = {{"do": "predict", "images": [], "outputs": [], "labels": {{}}, "state": None}}
+frame = encode({{**request, "forget": [], "limit": 600}}, {{}})
 os.write(worker._process.stdin.fileno(), frame)
 print(worker._process.pid, flush=True)
 os.kill(os.getpid(), signal.SIGKILL)

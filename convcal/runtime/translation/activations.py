@@ -80,9 +80,10 @@ def gelu(graph: Graph, operation: Operation) -> list[str]:
     tensor = graph.tensor(operation.tensor("x"))
     mode = text(operation, "mode", default="EXACT")
     if mode == "EXACT":
-        erf = graph.node("Erf", graph.node("Mul", tensor, graph.number(np.sqrt(0.5))))
-        half = graph.node("Mul", tensor, graph.number(0.5))
-        return [graph.node("Mul", half, graph.node("Add", erf, graph.number(1.0)))]
+        # In these steps ONNX Runtime sees one operation.
+        erf = graph.node("Erf", graph.node("Div", tensor, graph.number(np.sqrt(2))))
+        product = graph.node("Mul", tensor, graph.node("Add", erf, graph.number(1.0)))
+        return [graph.node("Mul", product, graph.number(0.5))]
     if mode == "SIGMOID_APPROXIMATION":
         slope = graph.node("Mul", tensor, graph.number(1.702))
     elif mode == "TANH_APPROXIMATION":

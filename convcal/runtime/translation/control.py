@@ -6,9 +6,9 @@ from __future__ import annotations
 from functools import partial
 from typing import TYPE_CHECKING
 
-from convcal.errors import UnsupportedModelError
-
 if TYPE_CHECKING:
+    from collections.abc import Sequence
+
     from convcal.coreml.program import Operation, Program, Value
     from convcal.runtime.translation.graph import Graph
 
@@ -18,39 +18,59 @@ __all__ = ["OPERATIONS"]
 def cond(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``cond``: one block where the predicate holds, another where not."""
     true, false = operation.blocks
+    states, before = graph.states, [graph.tensor(state) for state in graph.states]
+
+    def branch_of(block: Program, _: list[str]) -> list[str]:
+        _bind(graph, states, before)
+        return [*graph.block(block), *(graph.tensor(state) for state in states)]
+
     branches = [
-        graph.subgraph([], block.outputs, partial(_block_of, graph, block))
+        graph.subgraph([], [*block.outputs, *states], partial(branch_of, block))
         for block in (true, false)
     ]
-    return graph.split_node(
+    results = graph.split_node(
         "If",
-        graph.tensor(operation.tensor("pred")),
-        n_outputs=len(operation.outputs),
+        _scalar(graph, graph.tensor(operation.tensor("pred")), operation.tensor("pred")),
+        n_outputs=len(operation.outputs) + len(states),
         then_branch=branches[0],
         else_branch=branches[1],
     )
+    return _without_states(graph, operation, results)
 
 
 def while_loop(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``while_loop``; ONNX asks for the condition of the next turn at the end of one."""
     condition, body = operation.blocks
     values = _loop_variables(operation)
-    if any(value.dtype == "list" for value in values):
-        raise UnsupportedModelError("it goes on with a list")
+    states = graph.states
 
     def condition_of(tensors: list[str]) -> str:
-        (holds,) = _block_of(graph, condition, tensors)
-        return holds
+        _bind(graph, condition.inputs, tensors)
+        (holds,) = graph.block(condition)
+        return _scalar(graph, holds, condition.outputs[0])
 
     def turn(tensors: list[str]) -> list[str]:
-        results = _block_of(graph, body, tensors)
-        return [condition_of(results), *results]
+        _bind(graph, [*body.inputs, *states], tensors)
+        results = graph.block(body)
+        holds = condition_of(results)  # which may update states, too
+        return [holds, *results, *(graph.tensor(state) for state in states)]
 
     starts = [graph.tensor(value) for value in values]
-    loop = graph.subgraph(body.inputs, [condition.outputs[0], *body.outputs], turn, is_loop=True)
-    return graph.split_node(
-        "Loop", "", condition_of(starts), *starts, n_outputs=len(operation.outputs), body=loop
+    holds = condition_of(starts)
+    starts += [graph.tensor(state) for state in states]
+    loop = graph.subgraph(
+        [*body.inputs, *states],
+        [condition.outputs[0], *body.outputs, *states],
+        turn,
+        is_loop=True,
     )
+    results = graph.split_node("Loop", "", holds, *starts, n_outputs=len(starts), body=loop)
+    return _without_states(graph, operation, results)
+
+
+def _scalar(graph: Graph, tensor: str, value: Value) -> str:
+    """Give a condition as a scalar, which ONNX takes; MIL also has vectors of one."""
+    return graph.node("Reshape", tensor, graph.integers([])) if value.shape else tensor
 
 
 def _loop_variables(operation: Operation) -> tuple[Value, ...]:
@@ -58,11 +78,16 @@ def _loop_variables(operation: Operation) -> tuple[Value, ...]:
     return values if isinstance(values, tuple) else (values,)
 
 
-def _block_of(graph: Graph, block: Program, tensors: list[str]) -> list[str]:
-    """Add the operations of a block, which takes these tensors; give its results."""
-    for value, tensor in zip(block.inputs, tensors, strict=True):
+def _bind(graph: Graph, values: Sequence[Value], tensors: Sequence[str]) -> None:
+    for value, tensor in zip(values, tensors, strict=True):
         graph.bind(value, tensor)
-    return graph.block(block)
+
+
+def _without_states(graph: Graph, operation: Operation, results: list[str]) -> list[str]:
+    """Take the states as the blocks leave them, which come last, from the results."""
+    n_results = len(operation.outputs)
+    _bind(graph, graph.states, results[n_results:])
+    return results[:n_results]
 
 
 OPERATIONS = {"cond": cond, "while_loop": while_loop}

@@ -41,12 +41,16 @@ def unary(kind: str, graph: Graph, operation: Operation) -> list[str]:
 
 def binary(kind: str, graph: Graph, operation: Operation) -> list[str]:
     """Translate an operation of two tensors that broadcast."""
-    x, y = operation.tensor("x"), operation.tensor("y")
-    if kind == "Div" and x.dtype == "int32":
+    return [graph.node(kind, *(graph.tensor(operation.tensor(name)) for name in ("x", "y")))]
+
+
+def real_div(graph: Graph, operation: Operation) -> list[str]:
+    """Translate ``real_div``."""
+    if operation.tensor("x").dtype == "int32":
         raise UnsupportedModelError(
             "division of integers: MIL types the quotient an integer, but folds it to a fraction"
         )
-    return [graph.node(kind, graph.tensor(x), graph.tensor(y))]
+    return binary("Div", graph, operation)
 
 
 def square(graph: Graph, operation: Operation) -> list[str]:
@@ -71,13 +75,13 @@ _BINARY = {
     "maximum": "Max",
     "minimum": "Min",
     "mul": "Mul",
-    "real_div": "Div",
     "sub": "Sub",
 }
 
 OPERATIONS: dict[str, Callable[[Graph, Operation], list[str]]] = {
     "cast": cast,
     "clip": clip,
+    "real_div": real_div,
     "square": square,
     **{name: partial(unary, kind) for name, kind in _UNARY.items()},
     **{name: partial(binary, kind) for name, kind in _BINARY.items()},

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from convcal.coreml.program import Operation
     from convcal.runtime.translation.graph import Graph
 
-__all__ = ["OPERATIONS", "indices_of"]
+__all__ = ["OPERATIONS", "index_depth", "indices_of"]
 
 # Beyond the end of every axis.
 _OUTSIDE = 2**31 - 1
@@ -70,6 +70,19 @@ def indices_of(graph: Graph, operation: Operation, lengths: Sequence[int | None]
     return safe if value.shape else graph.node("Squeeze", safe)
 
 
+def index_depth(operation: Operation) -> int:
+    """Give how many axes each position in the parameter ``indices`` names: its last length.
+
+    Raises
+    ------
+    UnsupportedModelError
+        If that is known only when the program runs.
+    """
+    indices = operation.tensor("indices")
+    depth = indices.shape[-1]
+    return static_shape(indices)[-1] if depth is None else depth
+
+
 def gather(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``gather`` along one axis, of all or, with ``batch_dims``, of its own part each."""
     x = operation.tensor("x")
@@ -105,7 +118,7 @@ def gather_nd(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``gather_nd``: the last axis of the indices holds positions."""
     x = operation.tensor("x")
     batch_dims = (operation.integers("batch_dims") or (0,))[0]
-    depth = static_shape(operation.tensor("indices"))[-1]
+    depth = index_depth(operation)
     indices = indices_of(graph, operation, x.shape[batch_dims : batch_dims + depth])
     return [graph.node("GatherND", graph.tensor(x), indices, batch_dims=batch_dims)]
 

@@ -3,12 +3,14 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convcal.errors import UnsupportedModelError
+from convcal.runtime.translation.model import Model
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -34,16 +36,6 @@ _ELEMENT_TYPES = {
     "uint8": _UINT8,
     "int16": _INT16,
     "uint16": _UINT16,
-}
-_CONSTANT_DTYPES = {
-    "float32": np.float32,
-    "float16": np.float32,
-    "int32": np.int32,
-    "bool": np.bool_,
-    "int8": np.int8,
-    "uint8": np.uint8,
-    "int16": np.int16,
-    "uint16": np.uint16,
 }
 
 
@@ -75,14 +67,20 @@ class Graph:
     ----------
     warnings : list of str
         What the user should know about how the program was understood.
+    states : tuple of Value
+        What the program keeps from one run to the next.
     """
 
-    def __init__(self, translate: Callable[[Graph, Program], None]) -> None:
+    def __init__(
+        self, translate: Callable[[Graph, Program], None], states: Sequence[Value] = ()
+    ) -> None:
         self._translate = translate
+        self.states = tuple(states)
         self.warnings: list[str] = []
         self._nodes: list[Any] = []
-        self._initializers: list[Any] = []
+        self._constants: dict[str, NDArray[Any]] = {}
         self._names: set[str] = set()
+        self._counts: Counter[str] = Counter()
         self._tensors: dict[Value, str] = {}
 
     def bind(self, value: Value, tensor: str) -> None:
@@ -91,10 +89,10 @@ class Graph:
 
     def reserve(self, name: str) -> str:
         """Take a name like `name` that nothing else in the graph has."""
-        candidate, count = name, 0
+        candidate = name
         while candidate in self._names:
-            count += 1
-            candidate = f"{name}/{count}"
+            self._counts[name] += 1
+            candidate = f"{name}/{self._counts[name]}"
         self._names.add(candidate)
         return candidate
 
@@ -104,18 +102,14 @@ class Graph:
             if value.constant is None:
                 raise UnsupportedModelError(f"the tensor '{value.name}' is used before it is made")
             element_type(value)
-            array: NDArray[Any] = value.constant.astype(_CONSTANT_DTYPES[value.dtype])
+            array = value.constant.astype(value.dtype, copy=False)
             self.bind(value, self.constant(array, name=value.name))
         return self._tensors[value]
 
     def constant(self, array: NDArray[Any], *, name: str = "constant") -> str:
-        """Add a constant."""
-        from onnx import numpy_helper
-
+        """Add a constant; one of fp16 lives as fp32."""
         tensor = self.reserve(name)
-        self._initializers.append(
-            numpy_helper.from_array(np.ascontiguousarray(array).reshape(array.shape), tensor)
-        )
+        self._constants[tensor] = array
         return tensor
 
     def integers(self, values: Sequence[int]) -> str:
@@ -217,8 +211,8 @@ class Graph:
 
     def model(
         self, inputs: Sequence[tuple[str, Value]], outputs: Sequence[tuple[str, Value]]
-    ) -> Any:
-        """Assemble the ``onnx.ModelProto``; inputs and outputs are pairs of name and value."""
+    ) -> Model:
+        """Assemble the model; inputs and outputs are pairs of name and value."""
         from onnx import helper
 
         def described(tensor: str, value: Value) -> Any:
@@ -229,7 +223,7 @@ class Graph:
             "program",
             [described(tensor, value) for tensor, value in inputs],
             [described(tensor, value) for tensor, value in outputs],
-            initializer=self._initializers,
         )
         opsets = [helper.make_opsetid("", OPSET)]
-        return helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+        proto = helper.make_model(graph, opset_imports=opsets, ir_version=_IR_VERSION)
+        return Model(proto, self._constants)

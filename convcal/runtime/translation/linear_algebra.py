@@ -97,7 +97,9 @@ def scaled_dot_product_attention(graph: Graph, operation: Operation) -> list[str
 
 
 def _transposed(graph: Graph, value: Value) -> str:
-    """Exchange the last two axes."""
+    """Exchange the last two axes, of a constant right here."""
+    if value.constant is not None:
+        return graph.constant(np.swapaxes(value.constant, -1, -2), name=value.name)
     rank = len(static_shape(value))
     return graph.node("Transpose", graph.tensor(value), perm=[*range(rank - 2), rank - 1, rank - 2])
 

@@ -35,7 +35,8 @@ def batch_norm(graph: Graph, operation: Operation) -> list[str]:
     scale = 1 / np.sqrt(np.asarray(variance, np.float64) + number(operation, "epsilon"))
     scale = scale if gamma is None else gamma * scale
     tensor = graph.tensor(operation.tensor("x"))
-    centred = graph.node("Sub", tensor, _constant(graph, mean, channels))
+    # An addition is merged into a convolution that comes before, a subtraction is not.
+    centred = graph.node("Add", tensor, _constant(graph, -mean, channels))
     scaled = graph.node("Mul", centred, _constant(graph, scale, channels))
     return [_shifted(graph, operation, scaled, channels)]
 

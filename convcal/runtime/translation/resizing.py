@@ -66,9 +66,9 @@ def upsample_nearest_neighbor(
 def resize_nearest_neighbor(
     graph: Graph, operation: Operation, *, positions: Positions = None
 ) -> list[str]:
-    """Translate ``resize_nearest_neighbor``, by the centres of the results.
+    """Translate ``resize_nearest_neighbor``: the element below the centre of each result.
 
-    MIL prints no formula: see `_nearest_to_centre`.
+    MIL prints no formula; this is TensorFlow's with half-pixel centres.
     """
     return _interpolated(graph, operation, 2, _nearest_to_centre, positions)
 

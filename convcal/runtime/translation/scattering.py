@@ -12,7 +12,7 @@ import math
 from typing import TYPE_CHECKING
 
 from convcal.errors import UnsupportedModelError
-from convcal.runtime.translation.gathering import indices_of
+from convcal.runtime.translation.gathering import index_depth, indices_of
 from convcal.runtime.translation.parameters import static_shape, text
 
 if TYPE_CHECKING:
@@ -58,12 +58,12 @@ def scatter_along_axis(graph: Graph, operation: Operation) -> list[str]:
 def scatter_nd(graph: Graph, operation: Operation) -> list[str]:
     """Translate ``scatter_nd``: the last axis of the indices holds positions."""
     lengths = static_shape(operation.tensor("data"))
-    shape = static_shape(operation.tensor("indices"))
-    depth, count = shape[-1], math.prod(shape[:-1])
+    depth = index_depth(operation)
     indexed, rest = lengths[:depth], math.prod(lengths[depth:])
-    # As rows (positions, rest), and one number per position.
+    # As rows (positions, rest), and one number per position. How many positions there are may be
+    # known only when the program runs, as where `non_zero` gives them.
     indices = indices_of(graph, operation, indexed)
-    indices = graph.node("Reshape", indices, graph.integers([count, depth]))
+    indices = graph.node("Reshape", indices, graph.integers([-1, depth]))
     ends = graph.integers(indexed)
     wrapped = graph.node(
         "Where",
@@ -82,9 +82,9 @@ def scatter_nd(graph: Graph, operation: Operation) -> list[str]:
         "Where", is_outside, graph.integers([_OUTSIDE]), graph.node("Mul", wrapped, steps)
     )
     rows = graph.node("ReduceSum", terms, graph.integers([1]), keepdims=1)
-    rows = graph.node("Expand", rows, graph.integers([count, rest]))
+    rows = graph.node("Expand", rows, graph.integers([1, rest]))
     updates = graph.node(
-        "Reshape", graph.tensor(operation.tensor("updates")), graph.integers([count, rest])
+        "Reshape", graph.tensor(operation.tensor("updates")), graph.integers([-1, rest])
     )
     data = graph.node(
         "Reshape",

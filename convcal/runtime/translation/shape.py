@@ -27,7 +27,7 @@ def identity(graph: Graph, operation: Operation) -> list[str]:
 
 
 def reshape(graph: Graph, operation: Operation) -> list[str]:
-    """Translate ``reshape`` and its kin, whose result shape MIL inferred, or nearly so."""
+    """Translate ``reshape`` and its kin: the elements in their order, in another shape."""
     tensor = graph.tensor(operation.tensor("x"))
     lengths = operation.outputs[0].shape
     if lengths.count(None) > 1:

@@ -69,6 +69,8 @@ def _known(
     begin_masks, end_masks = (
         flags(operation, name, len(lengths)) for name in ("begin_mask", "end_mask")
     )
+    part = operation.tensor("update") if "update" in operation.inputs else operation.outputs[0]
+    stated = iter(part.shape)
     starts, stops = [], []
     for axis, (begin, end) in enumerate(
         zip(operation.integers("begin") or (), operation.integers("end") or (), strict=True)
@@ -84,7 +86,13 @@ def _known(
         chosen = slice(
             None if begin_masks[axis] else begin, None if end_masks[axis] else end, steps[axis]
         )
-        start, stop, _ = chosen.indices(length)
+        start, stop, step = chosen.indices(length)
+        count, expected = len(range(start, stop, step)), next(stated)
+        if expected not in (None, count):
+            raise UnsupportedModelError(
+                f"MIL's shape inference counts {expected} positions in the slice from {begin} to "
+                f"{end} of an axis of {length}, NumPy {count}"
+            )
         starts.append(start)
         # Running down to the first element, the stop is before it: -1 would mean the last one.
         stops.append(-length - 1 if stop < 0 else stop)

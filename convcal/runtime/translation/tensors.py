@@ -120,9 +120,10 @@ def cumsum(graph: Graph, operation: Operation) -> list[str]:
     return [graph.node("CumSum", graph.tensor(operation.tensor("x")), where, **modes)]
 
 
-def classify(graph: Graph, operation: Operation) -> list[str]:  # noqa: ARG001 - as the others
-    """Leave out ``classify``: a label and a table of probabilities are no tensors."""
-    return [""] * len(operation.outputs)
+def classify(graph: Graph, operation: Operation) -> list[str]:
+    """Translate ``classify``: the probabilities as a vector; the label is no tensor."""
+    probabilities = graph.tensor(operation.tensor("probabilities"))
+    return ["", graph.node("Reshape", probabilities, graph.integers([-1]))]
 
 
 OPERATIONS: dict[str, Callable[[Graph, Operation], list[str]]] = {

@@ -6,7 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from convcal.errors import InputError, UnsupportedModelError
 from convcal.runtime.translation import (
@@ -18,6 +18,7 @@ from convcal.runtime.translation import (
     elementwise,
     gathering,
     linear_algebra,
+    lists,
     normalization,
     ordering,
     padding,
@@ -31,11 +32,14 @@ from convcal.runtime.translation import (
     scattering,
     shape,
     slicing,
+    states,
     suppression,
     tensors,
     transposed_convolution,
 )
 from convcal.runtime.translation.graph import Graph, element_type
+from convcal.runtime.translation.model import Model
+from convcal.runtime.translation.parameters import flags
 
 if TYPE_CHECKING:
     from convcal.coreml.program import Operation, Program, Value
@@ -59,6 +63,7 @@ OPERATIONS = {
     **elementwise.OPERATIONS,
     **gathering.OPERATIONS,
     **linear_algebra.OPERATIONS,
+    **lists.OPERATIONS,
     **normalization.OPERATIONS,
     **ordering.OPERATIONS,
     **padding.OPERATIONS,
@@ -72,6 +77,7 @@ OPERATIONS = {
     **scattering.OPERATIONS,
     **shape.OPERATIONS,
     **slicing.OPERATIONS,
+    **states.OPERATIONS,
     **suppression.OPERATIONS,
     **tensors.OPERATIONS,
     **transposed_convolution.OPERATIONS,
@@ -82,16 +88,24 @@ _EXACT = frozenset(
         *comparisons.OPERATIONS,
         *control.OPERATIONS,
         *gathering.OPERATIONS,
+        *lists.OPERATIONS,
         *ordering.OPERATIONS,
         *padding.OPERATIONS,
         *rearrangement.OPERATIONS,
         *shape.OPERATIONS,
         *slicing.OPERATIONS,
+        *states.OPERATIONS,
         "tile",
     }
 )
-NO_TENSORS = ("string", "int64", "dict")
-"""The types that a classifier gives, and nothing can compute with."""
+NO_TENSORS = ("string", "int64")
+"""The types of labels, which a classifier gives and nothing can compute with."""
+# Why there is no translation of an operation, and never will be.
+_REASONS = dict.fromkeys(
+    ("random_bernoulli", "random_categorical", "random_normal", "random_uniform"),
+    "it draws random numbers as no other runtime does, so that no two outputs can be compared; "
+    "convert the model with these numbers as an input",
+)
 _MAX_EXAMPLES = 3
 _REMEDY = (
     "run the package on macOS (runtime='coreml', --runtime coreml), or record the outputs there "
@@ -120,19 +134,22 @@ class Translation:
 
     Parameters
     ----------
-    model : onnx.ModelProto
+    model : Model
         The model.
     inputs, outputs : mapping of str to str
         From the program's name of a tensor to the model's.
+    states : mapping of str to (str, str)
+        From the program's name of a state to what the model takes and gives of it.
     faulted : frozenset of OperationFault
         The faults that act on some operation.
     warnings : tuple of str
         What the user should know about how the program was understood.
     """
 
-    model: Any
+    model: Model
     inputs: Mapping[str, str]
     outputs: Mapping[str, str]
+    states: Mapping[str, tuple[str, str]]
     faulted: frozenset[OperationFault]
     warnings: tuple[str, ...]
 
@@ -165,25 +182,33 @@ def translate(
     """
     exposed = {value.name: value for value in program.outputs if value.dtype not in NO_TENSORS}
     exposed |= {name: find_value(program, name) for name in outputs}
-    if not exposed:
-        labels = [(each.type, each.name) for each in program.operations if each.type == "classify"]
-        raise unsupported((*label, "the model has no other output") for label in labels)
     faulted: set[OperationFault] = set()
     refused: list[tuple[str, str, str]] = []
-    graph = Graph(lambda graph, block: _translate(graph, block, faults, faulted, refused))
-    inputs = {value.name: graph.reserve(value.name) for value in program.inputs}
-    for value in program.inputs:
-        graph.bind(value, inputs[value.name])
+    graph = Graph(
+        lambda graph, block: _translate(graph, block, faults, faulted, refused), program.states
+    )
+    taken = [(graph.reserve(value.name), value) for value in (*program.inputs, *program.states)]
+    for tensor, value in taken:
+        graph.bind(value, tensor)
     _translate(graph, program, faults, faulted, refused)
     if refused:
         raise unsupported(dict.fromkeys(refused))
     names = {name: graph.expose(value) for name, value in exposed.items()}
-    model = graph.model(
-        [(inputs[value.name], value) for value in program.inputs],
-        [(names[name], value) for name, value in exposed.items()],
+    kept = [(graph.expose(value), value) for value in program.states]
+    given = [(names[name], value) for name, value in exposed.items()]
+    model = graph.model(taken, [*given, *kept])
+    n_inputs = len(program.inputs)
+    return Translation(
+        model,
+        {value.name: tensor for tensor, value in taken[:n_inputs]},
+        names,
+        {
+            value.name: (before, after)
+            for (before, value), (after, _) in zip(taken[n_inputs:], kept, strict=True)
+        },
+        frozenset(faulted),
+        tuple(dict.fromkeys(graph.warnings)),
     )
-    warnings = tuple(dict.fromkeys(graph.warnings))
-    return Translation(model, inputs, names, frozenset(faulted), warnings)
 
 
 def unsupported(refused: Iterable[tuple[str, str, str]]) -> UnsupportedModelError:
@@ -220,8 +245,9 @@ def find_value(program: Program, name: str) -> Value:
         If it is of a type that the reference runtime does not have.
     """
     names = []
-    for values in ([program.inputs], *([operation.outputs] for operation in program.operations)):
-        for value in values[0]:
+    made = (operation.outputs for operation in program.operations)
+    for values in (program.inputs, program.states, *made):
+        for value in values:
             if value.name == name:
                 element_type(value)
                 return value
@@ -242,6 +268,9 @@ def _translate(
     """Add all operations to the graph; note which a fault acts on, and which cannot be added."""
     for operation in program.operations:
         if operation.is_folded:
+            if operation.type == "concat" and flags(operation, "interleave", 1)[0]:
+                reason = "coremltools joins constants end to end that are to be interleaved"
+                refused.append((operation.type, operation.name, reason))
             continue
         tensors: Sequence[str] | None = None
         try:
@@ -249,7 +278,8 @@ def _translate(
                 if operation.type != "classify":
                     element_type(value)
             if operation.type not in OPERATIONS:
-                refused.append((operation.type, operation.name, ""))
+                reason = _REASONS.get(operation.type, "")
+                refused.append((operation.type, operation.name, reason))
             else:
                 tensors = _translated(graph, operation, faults=faults, faulted=faulted)
         except UnsupportedModelError as error:
