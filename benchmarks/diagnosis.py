@@ -75,6 +75,8 @@ class Scene:
         part = self.tensors[n * depth // 3 : n * (depth + 1) // 3]
         for index in rng.permutation(len(part)):
             value = part[index]
+            if not planted.acts_on(self.outline.producer(value)):
+                continue
             arrays = self.arrays(value)
             values = np.concatenate([as_batch(array) for array in arrays])
             fault = planted.draw(rng, values)

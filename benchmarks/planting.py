@@ -9,7 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from convcal.coreml.program import Operation
 from convcal.faults import FAULTS, Fault
+from convcal.runtime.translation.transposed_convolution import crop_of
 
 Array = np.ndarray[Any, Any]
 # ruff: noqa: ARG001, ARG005 - all draws, and all exceptions, are called alike
@@ -53,6 +55,11 @@ def _is_smooth(values: Array) -> bool:
         if not power or float(np.sum(first * second)) < 0.5 * power:
             return False
     return True
+
+
+def crop_origin(rng: np.random.Generator, values: Array) -> Fault | None:
+    """Let the crop of a transposed convolution begin at 0."""
+    return FAULTS["crop-origin"](variant="zero")
 
 
 def frac_shift(rng: np.random.Generator, values: Array) -> Fault | None:
@@ -224,12 +231,15 @@ class Planted:
     families : tuple of str
         Those that are right everywhere.
     exceptions : tuple of Otherwise
+    acts_on : callable
+        Tells on which operations it acts.
     """
 
     name: str
     draw: Draw
     families: tuple[str, ...]
     exceptions: tuple[Otherwise, ...] = ()
+    acts_on: Callable[[Operation], bool] = lambda operation: True
 
     def right(self, values: Array, fault: Fault) -> tuple[str, ...]:
         """Give the families that are right for a tensor and a fault."""
@@ -237,7 +247,16 @@ class Planted:
         return self.families + tuple(family for each in others for family in each.families)
 
 
+def _has_uneven_crop(operation: Operation) -> bool:
+    """Tell whether a crop does not begin at 0, and is one that devices get wrong."""
+    if operation.type != "conv_transpose":
+        return False
+    crop = crop_of(operation)
+    return not crop.is_regular and any(crop.begin)
+
+
 PLANTED = (
+    Planted("crop-origin", crop_origin, ("shift",), acts_on=_has_uneven_crop),
     Planted("int-shift", int_shift, ("shift",)),
     Planted("frac-shift", frac_shift, ("sub-pixel-shift",)),
     Planted("scale-corner", scale_corner, ("scale",)),

@@ -2,12 +2,15 @@
 """The verb ``diagnose``: what people read, what scripts get, what is refused."""
 
 import json
+import re
+import shlex
 
 import numpy as np
 import pytest
 from locating.scenes import samples
 
 from convcal.cli import main
+from convcal.cli.application import build_parser
 from convcal.diagnosis.tracing import Tracer
 
 FAULT = "channel-affine:gain=1.3,at=curved_cast_fp16"
@@ -51,6 +54,15 @@ def test_a_correctable_output_leads_to_fit_with_the_paths_of_this_run(run, pair)
     code, out, _ = run("--emulate", "int-shift:displacement=1")
     assert code == 1
     assert f"convcal fit {pair[0]} {pair[1]} --data data.npz -o NAME.calibration.json" in out
+
+
+def test_every_command_that_is_advised_is_one(run):
+    for fault in ("int-shift:displacement=1", FAULT, "saturate:limit=0.5,at=curved_cast_fp16"):
+        _, out, _ = run("--emulate", fault)
+        commands = re.findall(r"(convcal \S.*)$", out, re.MULTILINE)
+        assert commands
+        for command in commands:
+            build_parser().parse_args(shlex.split(command)[1:])
 
 
 def test_scripts_get_the_diagnosis_and_a_file(run, tmp_path):
