@@ -109,6 +109,11 @@ class Refinement:
     _fields: Fields
     _solution: Solution
 
+    @property
+    def cutoffs(self) -> tuple[float, ...]:
+        """Where the filter's gain is one half, per axis, as a share of the Nyquist frequency."""
+        return tuple(filter_.cutoff for filter_ in self._problem.filters)
+
     @cached_property
     def line(self) -> Line:
         """Gain and bias, with their errors."""
