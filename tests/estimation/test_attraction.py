@@ -16,6 +16,7 @@ def nested(rng, shift, strength, power):
     """Give what nested bands say of a shift: each adds a ring to the next lower one."""
     told = 1 / VARIANCES - np.append(1 / VARIANCES[1:], 0)
     drawn = strength * np.sin(2 * np.pi * shift)[:, None] * CUTOFFS**power
+    drawn *= 1 + 0.4 * rng.normal(size=drawn.shape)  # only the first order is known
     rings = shift[:, None] - drawn + rng.normal(size=drawn.shape) / np.sqrt(told)
     sums = np.cumsum((told * rings)[:, ::-1], axis=1)[:, ::-1]
     shape = (len(shift), 1)
@@ -34,7 +35,7 @@ def test_what_is_drawn_is_taken_off(power):
         mended.append(found.shift - shift)
         claimed.append(found.variance)
     assert np.sqrt(np.mean(np.square(mended))) < np.sqrt(np.mean(np.square(plain))) / 3
-    assert np.mean(np.abs(mended) < 1.96 * np.sqrt(claimed)) > 0.85
+    assert np.mean(np.abs(mended) < 1.96 * np.sqrt(claimed)) > 0.8
 
 
 def test_bands_that_agree_keep_the_efficient_estimate():
