@@ -89,8 +89,15 @@ def resampled(is_full: bool) -> list[Row]:
     return rows
 
 
-def sizes(is_full: bool) -> list[Row]:
-    """Count misses, whole shifts that are called so, and fractions that are lost, by size."""
+def sizes(is_full: bool, only: Sequence[str] = ()) -> list[Row]:
+    """Count misses, whole shifts that are called so, and fractions that are lost, by size.
+
+    Parameters
+    ----------
+    is_full : bool
+    only : sequence of str
+        Names of sizes, as ``32x32``, to leave out all others.
+    """
     shapes: list[tuple[tuple[int, ...], int]] = [
         *(((n,), 8) for n in ((8, 16, 32, 128, 1024, 16384) if is_full else (8, 16, 1024))),
         *(((n, n), 2) for n in ((16, 32, 64, 128, 256) if is_full else (16, 32))),
@@ -99,6 +106,9 @@ def sizes(is_full: bool) -> list[Row]:
     ]
     rows = []
     for shape, n_samples in shapes:
+        name = "x".join(str(n) for n in shape)
+        if only and name not in only:
+            continue
         values = np.prod(shape) * n_samples
         count = 60 if values < 5000 else (20 if values < 100000 else 6)
         per_kind = count if is_full else 2
@@ -111,7 +121,6 @@ def sizes(is_full: bool) -> list[Row]:
         called = np.mean([o.is_whole.all() for o in found]) if found else 0.0
         lost = np.mean([_is_lost(o) for o in on_fractions if not o.is_miss] or [0.0])
         middle = np.median([o.size for o in on_fractions])
-        name = "x".join(str(n) for n in shape)
         rows.append(
             Row(
                 f"size {name}, {n_samples} x 3, 20 dB",

@@ -1,7 +1,7 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """Measure how exact the estimate is, against its targets, the Cramér-Rao bound and peers.
 
-    python benchmarks/registration.py [PART ...] [--full] [--write-docs]
+    python benchmarks/registration.py [PART ...] [--full] [--sizes SIZE,...] [--write-docs]
 
 The quick form draws a few pairs for every line and takes under a minute; ``--full`` draws as many
 as the targets speak of and takes about an hour. One thread, everything seeded. Each line names the
@@ -15,7 +15,7 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from cases import Row
@@ -63,12 +63,12 @@ PARTS: dict[str, Callable[[bool], list[Row]]] = {
 }
 
 
-def measure(parts: list[str], *, is_full: bool) -> list[Row]:
+def measure(parts: list[str], *, is_full: bool, only: Sequence[str] = ()) -> list[Row]:
     """Run some parts, print their lines, and give them."""
     rows: list[Row] = []
     for part in parts:
         start = time.perf_counter()
-        found = PARTS[part](is_full)
+        found = sizes(is_full, only) if part == "sizes" else PARTS[part](is_full)
         print(f"{part} ({time.perf_counter() - start:.1f} s)", flush=True)
         for row in found:
             state = {None: "", True: "met", False: "MISSED"}[row.is_met]
@@ -133,16 +133,25 @@ def main() -> int:
         "parts", nargs="*", metavar="PART", help=f"of {', '.join((*PARTS, 'peers'))}; default: all"
     )
     parser.add_argument("--full", action="store_true", help="as many cases as the targets ask for")
+    parser.add_argument(
+        "--sizes", metavar="SIZE,...", help="of the part sizes these alone: 128,64x64"
+    )
     parser.add_argument("--write-docs", action="store_true", help="write the table and figures")
     given = parser.parse_args()
     unknown = set(given.parts) - {*PARTS, "peers"}
     if unknown:
         parser.error(f"no such part: {', '.join(sorted(unknown))}")
+    if given.sizes is not None and given.parts != ["sizes"]:
+        parser.error("--sizes is for the part sizes alone: name it")
     if given.write_docs and given.parts:
         parser.error("--write-docs writes all parts; leave the names out")
     peers = []
     with threadpool_limits(1):
-        rows = measure([p for p in PARTS if p in (given.parts or PARTS)], is_full=given.full)
+        rows = measure(
+            [p for p in PARTS if p in (given.parts or PARTS)],
+            is_full=given.full,
+            only=given.sizes.split(",") if given.sizes else (),
+        )
         if not given.parts or "peers" in given.parts:
             peers = measure_peers(is_full=given.full)
         if given.write_docs:

@@ -20,7 +20,7 @@ Scalar = TypeVar("Scalar", np.float64, np.bool_)
 
 # Most channels, and values of a stack, that are fitted at a time: what a step does of Python is
 # shared by the ones, and the others stay in the cache.
-_GROUP, _VALUES = 64, 2**17
+_GROUP, _VALUES = 128, 2**17
 
 
 @dataclass(frozen=True, eq=False)

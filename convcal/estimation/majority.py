@@ -139,11 +139,11 @@ def find_majority(reference: Array, observed: Array, usable: Mask | None) -> Maj
     np.multiply(some[:, 1:2], some[:, 1:3], out=some[:, 3:])
     few = some[:, :, :_FEW]
     lines = _starts(few)
-    for _ in range(2):
-        lines = _concentrated(few, lines)
+    lines = _concentrated(few, lines)
     square, limit = _squares(few, lines)
     cost = np.minimum(square, limit[:, :, None]).sum(axis=2)
     line = lines[np.arange(len(lines)), cost.argmin(axis=1)][:, None]
+    line = _concentrated(few, line)
     for _ in range(2):
         line = _concentrated(some, line)
     weights, limit = _squares(some, line)
@@ -224,4 +224,5 @@ def _refitted(points: Array, weights: Array, lines: Array) -> Array:
 def _ranked(values: Array, share: float) -> Array:
     """Give the value below which a share of the last axis lies."""
     place = max(math.ceil(share * values.shape[-1]) - 1, 0)
-    return np.asarray(np.partition(values, place, axis=-1)[..., place])
+    # Of so few, NumPy sorts all faster than it finds one.
+    return np.asarray(np.sort(values, axis=-1)[..., place])

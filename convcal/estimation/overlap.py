@@ -260,18 +260,17 @@ def scores_of(
     freedom = 1 + 1 / np.maximum(n - 2, 1)
     unexplained = (1 - correlation * correlation) * freedom
     np.minimum(unexplained, 1.0, out=unexplained)
-    counted = np.broadcast_to(n, var_r.shape)
     score = np.zeros(var_r.shape[1:])
-    if alive.any():
-        own = slice(None) if alive.all() else alive
-        counted = counted[own]
+    n_alive = int(alive.sum())
+    own = slice(None) if n_alive in {0, len(alive)} else alive
+    if n_alive:
         left = unexplained[own] + floor[own].reshape(-1, *(1,) * len(limits))
         score = 0.5 * np.log(left).mean(axis=0)
     return ShiftScores(
         score=score,
         unexplained=unexplained,
         correlation=correlation,
-        n_values=counted.sum(axis=0),
+        n_values=n[0] * (n_alive or len(alive)) if len(n) == 1 else n[own].sum(axis=0),
         alive=alive,
         limits=limits,
         round_off=round_off,

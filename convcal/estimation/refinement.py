@@ -109,6 +109,11 @@ class Refinement:
     _fields: Fields
     _solution: Solution
 
+    @property
+    def cutoffs(self) -> tuple[float, ...]:
+        """Where the filter's gain is one half, per axis, as a share of the Nyquist frequency."""
+        return tuple(filter_.cutoff for filter_ in self._problem.filters)
+
     @cached_property
     def line(self) -> Line:
         """Gain and bias, with their errors."""
@@ -302,8 +307,9 @@ def _is_settled(solution: Solution) -> bool:
     What a step leaves is the cube of it, and as much of it as the noise disturbs the slopes; the
     square of what it moved is missing from the gain.
     """
-    moved, error = float(np.abs(solution.step).max()), float(solution.error.min())
-    rest = 5 * moved**3 + 3 * moved * float(solution.error.max())
+    errors: list[float] = solution.error.tolist()
+    moved, error = float(max(abs(pixels) for pixels in solution.step.tolist())), min(errors)
+    rest = 5 * moved**3 + 3 * moved * max(errors)
     return rest <= max(1e-6, 0.1 * error) and moved**2 <= max(1e-6, 0.2 * error)
 
 

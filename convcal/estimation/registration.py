@@ -10,7 +10,8 @@ import numpy as np
 import scipy.special
 from numpy.typing import NDArray
 
-from convcal.estimation.gaps import fill_invalid, overlay
+from convcal.estimation.attraction import AGREEMENT, find_attraction
+from convcal.estimation.gaps import Overlaid, fill_invalid, overlay
 from convcal.estimation.overlap import (
     ShiftScores,
     local_minima,
@@ -28,17 +29,16 @@ Mask = NDArray[np.bool_]
 
 # Shifts nearer to a whole pixel than this are whole, whatever the noise.
 _WHOLE = 0.002
-# How often all axes of a shift stay within the limits of noise.
-_WITHIN = 0.9973
+# How often all axes of a shift stay within the limits of noise. Of whole shifts 99 in 100 are to be
+# called so, and the tails of few values are longer than a normal distribution's.
+_WITHIN = 0.999
 # Share of the variance that rounding both outputs leaves, in units of rounding one.
 _ROUNDING = 4.0
 # A second shift is as good as the best if it leaves at most 5 % more of the residual.
 _AS_GOOD = 0.05
-# The bands that are tried, as shares of the Nyquist frequency: a shift that was made by averaging
-# or by straight lines between values agrees with the band-limited model in the low ones only.
-_BANDS = (1.0, 0.5, 0.3)
-# Pixels by which two bands may differ beyond noise: borders and gaps make as much.
-_AGREEMENT = 0.0012
+# The bands that are compared, as shares of the Nyquist frequency: a shift that was made by means
+# over areas or by straight lines agrees with the band-limited model in the low ones only.
+_BANDS = (1.0, 0.85, 0.7, 0.5, 0.3)
 _MAX_FILLS, _SETTLED = 6, 0.0005
 # Fewer positions than this along an axis are moved by whole pixels.
 _LEAST_SIZE = 6
@@ -64,8 +64,9 @@ class Registration:
     standard_error : tuple of float
         Per axis, of `raw_shift`; infinite where nothing was refined.
     band : float
-        Highest frequency that was used, as a share of the Nyquist frequency; below 1 where higher
-        ones contradict it, as under a shift that was not made band-limited.
+        The widest band, as a share of the Nyquist frequency, whose own shift is within a standard
+        error of `raw_shift`; below 1 where higher frequencies contradict it, as under a shift that
+        was not made band-limited. `line` is of this band.
     interval : tuple of (float, float)
         95 % interval per axis about `raw_shift`.
     line : Line or None
@@ -132,9 +133,10 @@ def register(
     -----
     The whole-pixel shift is the one that leaves the least residual on the true overlap, which also
     works where a window would leave nothing, at 8 values per sample; the pooled phase correlation
-    is evidence beside it. The fraction is refined by maximum likelihood in the widest band in which
-    it agrees with the lower ones (a test of Hausman's, 1978, "Specification tests in econometrics",
-    Econometrica 46(6)): where the shift was not made band-limited, the high frequencies lie.
+    is evidence beside it. The fraction is refined by maximum likelihood in nested bands. Where the
+    shift was not made band-limited, they differ by more than noise (Hausman 1978, "Specification
+    tests in econometrics", Econometrica 46(6)) and the higher frequencies are drawn to whole
+    pixels, by as much as the bands tell together (see `find_attraction`).
     """
     phase = correlate_phases(reference, observed, limits=limits)
     scores = score_shifts(
@@ -162,9 +164,8 @@ def register(
     raw, error, band = tuple(float(b) for b in best), (math.inf,) * n_axes, 1.0
     deviations = np.zeros((0, n_axes))
     if refined is not None:
-        refinement, band, moved = refined
-        raw = tuple(float(s + m) for s, m in zip(refinement.shift, moved, strict=True))
-        error = _standard_error(refinement, free, floor)
+        refinement, band = refined.refinement, refined.band
+        raw, error = refined.shift, refined.error
         deviations = np.zeros((len(refinement.grams), n_axes))
         deviations[:, list(free)] = unit_deviations(refinement.grams, floor)
     seen = scores.channels(best)[0]
@@ -189,7 +190,7 @@ def register(
         standard_error=error,
         band=band,
         interval=tuple((s - 1.96 * e, s + 1.96 * e) for s, e in zip(raw, error, strict=True)),
-        line=None if refined is None else refined[0].line,
+        line=None if refined is None else refined.refinement.line,
         peak_ratio=phase.peak_ratio,
         phase_peak=phase.peak,
         agreement=float((np.abs(deviations).max(axis=1) < 0.25).mean()) if len(deviations) else 1.0,
@@ -202,6 +203,16 @@ def register(
     )
 
 
+@dataclass(frozen=True, eq=False)
+class _Refined:
+    """A shift in all of its bands, and the widest of these that agrees with it."""
+
+    shift: tuple[float, ...]
+    error: tuple[float, ...]
+    band: float
+    refinement: Refinement
+
+
 def _refine(
     reference: Array,
     observed: Array,
@@ -210,13 +221,8 @@ def _refine(
     floor: Array,
     free: tuple[int, ...],
     masks: tuple[Mask | None, Mask | None],
-) -> tuple[Refinement, float, tuple[int, ...]] | None:
-    """Refine in the widest band that the next lower one does not contradict.
-
-    Returns
-    -------
-    (Refinement, band, whole) or None
-        The refined shift comes on top of the whole pixels.
+) -> _Refined | None:
+    """Refine in each band, and take off what draws the higher frequencies to whole pixels.
 
     Notes
     -----
@@ -226,48 +232,90 @@ def _refine(
     """
     least = min((reference.shape[axis + 2] for axis in free), default=0)
     overlaid = overlay(reference, observed, shift=start, masks=masks)
-    reference, observed, masks = overlaid.reference, overlaid.observed, overlaid.masks
-    whole = overlaid.whole
-    has_masks = any(mask is not None for mask in masks)
-    kept: tuple[Refinement, float, tuple[int, ...]] | None = None
-    first = tuple(s - w for s, w in zip(start, whole, strict=True))
+    shift = tuple(s - w for s, w in zip(start, overlaid.whole, strict=True))
+    found: list[Refinement] = []
     for band in _BANDS if least >= _LEAST_BANDED else _BANDS[:1]:
-        found = None
-        shift = first if kept is None else tuple(kept[0].shift.tolist())
-        # What fills a gap is as far off as the shift it was taken at: again, until it settles.
-        for _ in range(_MAX_FILLS if has_masks else 1):
-            ref, obs = reference, observed
-            valid: Mask | None = None
-            if has_masks:
-                ref, obs, valid = fill_invalid(reference, observed, shift=shift, masks=masks)
-                valid = valid & overlaid.inside
-            found = refine_shift(
-                ref, obs, start=shift, floor=floor, free=free, band=band, valid=valid
-            )
-            if found is None:
-                return kept
-            moved = np.abs(found.shift - shift).max()
-            shift = tuple(found.shift.tolist())
-            if moved < _SETTLED:
-                break
-        if found is None or (kept is not None and not _contradicts(found, kept[0], free)):
-            return kept
-        kept = found, band, whole
-    return kept
+        refinement = _refine_band(overlaid, shift=shift, floor=floor, free=free, band=band)
+        if refinement is None:
+            break
+        found.append(refinement)
+        shift = tuple(found[0].shift.tolist())
+    if not found:
+        return None
+    shifts, errors = (
+        np.array(each)
+        for each in (
+            [own.shift for own in found],
+            [_standard_error(own, free, floor) for own in found],
+        )
+    )
+    best, error, chosen = shifts[0].copy(), errors[0], 0
+    if len(found) > 1:
+        axes = list(free)
+        cutoffs = np.array([[own.cutoffs[axis] for axis in axes] for own in found])
+        white = np.array([np.diag(own.covariance)[axes] for own in found])
+        told = find_attraction(shifts[:, axes], white, cutoffs)
+        if not told.explains:
+            # Something else is the matter: of nested bands the widest that no other contradicts.
+            chosen = _uncontradicted(shifts[:, axes], white)
+            best, error = shifts[chosen], errors[chosen]
+        elif told.strength > 0:
+            best[axes] = told.shift
+            agrees = (np.abs(shifts - best)[:, axes] <= np.sqrt(told.variance)).all(axis=1)
+            chosen = int(agrees.argmax()) if agrees.any() else len(found) - 1
+            error = errors[chosen].copy()
+            error[axes] = np.maximum(error[axes], np.sqrt(told.variance))
+    return _Refined(
+        shift=tuple((best + overlaid.whole).tolist()),
+        error=tuple(error.tolist()),
+        band=_BANDS[chosen],
+        refinement=found[chosen],
+    )
 
 
-def _contradicts(low: Refinement, high: Refinement, free: tuple[int, ...]) -> bool:
-    """Tell whether two bands give other shifts than noise makes of one."""
-    axes = list(free)
-    moved = np.abs(low.shift - high.shift)[axes]
-    # The wide band's estimate is the efficient one: the difference's variance is that of theirs.
-    extra = np.diag(low.covariance)[axes] - np.diag(high.covariance)[axes]
-    limit = _sigmas(len(axes)) * np.sqrt(np.maximum(extra, 0.0)) + _AGREEMENT
-    return bool((moved > limit).any())
+def _refine_band(
+    overlaid: Overlaid,
+    *,
+    shift: tuple[float, ...],
+    floor: Array,
+    free: tuple[int, ...],
+    band: float,
+) -> Refinement | None:
+    """Refine in one band; the shift comes on top of the whole pixels."""
+    masks = overlaid.masks
+    has_masks = any(mask is not None for mask in masks)
+    found = None
+    # What fills a gap is as far off as the shift it was taken at: again, until it settles.
+    for _ in range(_MAX_FILLS if has_masks else 1):
+        ref, obs = overlaid.reference, overlaid.observed
+        valid: Mask | None = None
+        if has_masks:
+            ref, obs, valid = fill_invalid(ref, obs, shift=shift, masks=masks)
+            valid = valid & overlaid.inside
+        found = refine_shift(ref, obs, start=shift, floor=floor, free=free, band=band, valid=valid)
+        if found is None:
+            return None
+        moved = np.abs(found.shift - shift).max()
+        shift = tuple(found.shift.tolist())
+        if moved < _SETTLED:
+            break
+    return found
+
+
+def _uncontradicted(shifts: Array, variances: Array) -> int:
+    """Give the widest band from which no lower one differs by more than noise makes."""
+    for band in range(len(shifts)):
+        moved = np.abs(shifts[band + 1 :] - shifts[band])
+        # The wide band's estimate is the efficient one: the variance of the difference is that of
+        # the two.
+        extra = np.maximum(variances[band + 1 :] - variances[band], 0.0)
+        if (moved <= _sigmas(shifts.shape[1]) * np.sqrt(extra) + AGREEMENT).all():
+            break
+    return band
 
 
 def _sigmas(n_axes: int) -> float:
-    """Give the standard errors within which all of so many axes stay: three of one axis."""
+    """Give the standard errors within which all of so many axes stay: 3.3 of one axis."""
     return float(-scipy.special.ndtri((1 - _WITHIN ** (1 / n_axes)) / 2))
 
 

@@ -131,4 +131,4 @@ def _nearly_singular(relative: Array) -> bool:
 
 def _middle(values: Array) -> float:
     """Give the median, of an even number the upper one."""
-    return float(np.sort(values)[len(values) // 2])
+    return float(sorted(values.tolist())[len(values) // 2])
