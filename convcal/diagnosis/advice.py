@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Sequence
 
 from convcal.diagnosis.record import Step
@@ -52,7 +53,7 @@ def advise(
         Sentences and command lines; REFERENCE, OBSERVED, DATA stand for those of the command.
     """
     advice: list[str] = []
-    if family == "row-stride":
+    if family == "row-stride" and is_output:
         advice.append(_STRIDES)
     if family == "channel-order":
         advice.append(_REORDER)
@@ -65,6 +66,11 @@ def advise(
         advice.append("scale down before the operation and up after it, so that fp16 holds it")
     if family == "cliff":
         advice.append("keep the argument small: subtract the maximum, or bound it, before")
+    if has_fp16:
+        advice.append(
+            "without converting again, change the package, and check that: "
+            f"{rewriting(operations, family=family, cause=cause)}"
+        )
     if cause == "program" and not has_fp16:
         advice.append(
             "the packages compute different things here: compare the parameters and weights of "
@@ -82,6 +88,18 @@ def advise(
             "see whether other compute units have the fault: --observed-compute-units cpu-only"
         )
     return tuple(advice)
+
+
+def rewriting(operations: Sequence[Step], *, family: str, cause: str) -> str:
+    """Give the command line that replaces operations by others that the fault leaves alone."""
+    strategy = "fp32-island"
+    transposed = [step for step in operations if step.type == "conv_transpose"]
+    if cause == "device" and transposed:
+        operations = transposed
+        # A shift is a crop at the wrong place; anything else is wrong before it is cropped.
+        strategy = "explicit-crop" if family == "shift" else "zero-insertion"
+    names = " ".join(shlex.quote(step.name) for step in operations if step.type != "cast")
+    return f"convcal rewrite OBSERVED --strategy {strategy} --at {names} -o NAME.mlpackage"
 
 
 def op_selector(operations: Sequence[Step]) -> str:
