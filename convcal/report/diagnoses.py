@@ -125,7 +125,7 @@ def _limits(diagnosis: Diagnosis) -> Iterator[str]:
         yield f"without a partner, judged with their neighbours: {_listed(pairing.unmatched)}"
     if diagnosis.passed_over:
         yield (
-            "passed over, since the reference runtime does not have them: "
+            "passed over, since the reference runtime cannot run them by themselves: "
             f"{_listed(diagnosis.passed_over)}"
         )
     if diagnosis.culprits and not diagnosis.is_complete:
