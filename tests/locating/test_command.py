@@ -43,11 +43,13 @@ def test_people_read_what_is_wrong_and_what_to_do(run):
     assert "--all does that" in out
 
 
-def test_nothing_wrong_is_exit_code_0(run):
+def test_nothing_wrong_is_exit_code_0(run, pair):
     code, out, _ = run()
     assert code == 0
     assert "every operation is right" in out
     assert "no Apple hardware took part" in out
+    assert "a fault of a device cannot show here" in out
+    assert f"convcal inspect {pair[1]}" in out
 
 
 def test_a_correctable_output_leads_to_fit_with_the_paths_of_this_run(run, pair):
@@ -63,6 +65,26 @@ def test_every_command_that_is_advised_is_one(run):
         assert commands
         for command in commands:
             build_parser().parse_args(shlex.split(command)[1:])
+
+
+def test_the_rewrite_that_is_advised_can_be_run_as_it_is_printed(run, tmp_path):
+    _, out, _ = run("--emulate", FAULT)
+    (command,) = (line for line in out.splitlines() if "convcal rewrite " in line)
+    words = shlex.split(command[command.index("convcal rewrite ") :])
+    words[words.index("NAME.mlpackage")] = str(tmp_path / "new.mlpackage")
+    assert main(words[1:]) == 0
+    assert (tmp_path / "new.mlpackage").is_dir()
+
+
+def test_a_size_that_is_none_is_refused_with_an_example(run):
+    code, _, err = run("--memory", "small")
+    assert code == 2
+    assert "'small' is no size; as 500M or 4G" in err
+
+
+def test_a_profile_is_named_in_the_label(run):
+    _, out, _ = run("--emulate", "profile-m1-ane")
+    assert "They are those of profile-m1-ane." in out
 
 
 def test_scripts_get_the_diagnosis_and_a_file(run, tmp_path):
