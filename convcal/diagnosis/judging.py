@@ -147,7 +147,7 @@ def measure_levels(expected: NDArray[Any], rounded: NDArray[Any], observed: NDAr
     return Levels(float((rms / noise).max()), float(worst.max()), _relative(known, error))
 
 
-def _is_invented(expected: Array, rounded: Array, observed: Array) -> NDArray[np.bool_]:
+def _is_invented(expected: Array, rounded: Array, observed: Array) -> NDArray[Any]:
     """Tell where a number is observed and there is none to have, in fp32 and fp16 alike.
 
     The largest numbers of fp16 stand for infinities, as in the masks of attention.

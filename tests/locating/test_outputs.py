@@ -103,7 +103,10 @@ def test_an_output_may_have_the_name_of_an_input(tmp_path):
 
 
 def test_numbers_and_whole_numbers_are_not_compared(tmp_path):
-    both = packages(tmp_path, conv_alone, whole)
+    both = [  # both in fp32: coremltools warns of its own where it makes the cast one of fp16
+        save(make_package(build, x=SHAPE), tmp_path / f"{build.__name__}.mlpackage")
+        for build in (conv_alone, whole)
+    ]
     with pytest.raises(InputError, match="'conv' is of type float32 in the reference and int32"):
         diagnose(*both, DATA)
 
@@ -144,3 +147,10 @@ def test_a_number_of_no_axes_decides_which_block_runs(tmp_path):
 
     both = packages(tmp_path, build)
     assert diagnose(*both, DATA).verdict == "identical"
+
+
+def test_a_source_of_one_number_is_refused(tmp_path):
+    both = packages(tmp_path, conv_alone)
+    np.savez(tmp_path / "source.npz", conv=np.float32(3))
+    with pytest.raises(InputError, match="'conv' of .* holds 0 samples along its first axis"):
+        diagnose(*both, DATA, source=tmp_path / "source.npz")
