@@ -147,14 +147,17 @@ def measure_levels(expected: NDArray[Any], rounded: NDArray[Any], observed: NDAr
     return Levels(float((rms / noise).max()), float(worst.max()), _relative(known, error))
 
 
-def _is_invented(expected: Array, rounded: Array, observed: Array) -> NDArray[Any]:
+def _is_invented(expected: Array, rounded: Array, observed: Array) -> NDArray[np.bool_]:
     """Tell where a number is observed and there is none to have, in fp32 and fp16 alike.
 
     The largest numbers of fp16 stand for infinities, as in the masks of attention.
     """
     is_none = ~np.isfinite(expected) & ~np.isfinite(rounded) & np.isfinite(observed)
     is_like_infinity = np.isinf(expected) & (np.abs(observed) >= np.finfo(np.float16).max)
-    return is_none & ~(is_like_infinity & (np.sign(observed) == np.sign(expected)))
+    found: NDArray[np.bool_] = is_none & ~(
+        is_like_infinity & (np.sign(observed) == np.sign(expected))
+    )
+    return found
 
 
 def _relative(expected: Array, error: Array) -> float:

@@ -152,5 +152,5 @@ def test_a_number_of_no_axes_decides_which_block_runs(tmp_path):
 def test_a_source_of_one_number_is_refused(tmp_path):
     both = packages(tmp_path, conv_alone)
     np.savez(tmp_path / "source.npz", conv=np.float32(3))
-    with pytest.raises(InputError, match="'conv' of .* holds 0 samples along its first axis"):
+    with pytest.raises(InputError, match="holds 0 samples along its first axis"):
         diagnose(*both, DATA, source=tmp_path / "source.npz")
