@@ -76,7 +76,7 @@ def advise(
             "the packages compute different things here: compare the parameters and weights of "
             "this operation, and convert the same network again with the same options"
         )
-    elif has_fp16:
+    elif has_fp16 and operations:
         advice.append(f"if you can convert again, keep it in fp32: {op_selector(operations)}")
         if cause == "program":
             advice.append(
@@ -107,5 +107,5 @@ def op_selector(operations: Sequence[Step]) -> str:
     names = [step.name for step in operations]
     # coremltools appends this to the names of what it makes fp16.
     names = [name.removesuffix("_cast_fp16") for name in names]
-    test = f"op.name != {names[0]!r}" if len(names) == 1 else f"op.name not in {set(names)!r}"
+    test = f"op.name != {names[0]!r}" if len(names) == 1 else f"op.name not in {names!r}"
     return f"compute_precision=ct.transform.FP16ComputePrecision(op_selector=lambda op: {test})"

@@ -208,5 +208,5 @@ def _as_fed(tensor: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Give an input the dtype in which the graph takes it: fp16 as fp32."""
     if dtype in ("float16", "float32"):
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(tensor.astype(dtype, copy=False), np.float32)
-    return np.ascontiguousarray(tensor, dtype)
+            return np.asarray(tensor.astype(dtype, copy=False), np.float32, order="C")
+    return np.asarray(tensor, dtype, order="C")
