@@ -13,6 +13,7 @@ from convcal.cli.parser import (
     Verbs,
     add_data,
     add_emulate,
+    add_function,
     add_json,
     add_runtime,
     byte_count,
@@ -79,6 +80,7 @@ def add_diagnose(verbs: Verbs) -> None:
         help="go on where an interrupted diagnosis stopped; what was done is kept beside FILE",
     )
     add_runtime(parser, "observed")
+    add_function(parser)
     add_emulate(parser, model="OBSERVED")
     add_json(parser)
     parser.set_defaults(run=_diagnose)
@@ -101,6 +103,7 @@ def _diagnose(arguments: argparse.Namespace) -> Outcome:
                 arguments.data,
                 runtime=arguments.runtime,
                 observed_compute_units=arguments.observed_compute_units,
+                function=arguments.function,
                 emulate=arguments.emulate,
                 find_all=arguments.all,
                 source=arguments.source,
