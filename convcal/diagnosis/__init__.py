@@ -32,12 +32,9 @@ from convcal.model_description import ModelDescription
 from convcal.pair_sources import Data, check_match, data_provenance, joint_provenance
 from convcal.runtime.machine import machine_provenance
 from convcal.runtime.samples import checked_sample, to_tensor
-from convcal.words import TIMEOUT
+from convcal.words import MEMORY, TIMEOUT
 
-__all__ = ["MEMORY", "Culprit", "Diagnosis", "Drift", "OutputState", "Pairing", "Step", "diagnose"]
-
-MEMORY = 2 << 30
-"""Bytes that the tensors of one sample may take by default."""
+__all__ = ["Culprit", "Diagnosis", "Drift", "OutputState", "Pairing", "Step", "diagnose"]
 
 # As many show the family of a fault; the walk takes them all.
 _MOST_SAMPLES = 8
@@ -244,26 +241,18 @@ def _diagnosis(
 ) -> Diagnosis:
     culprits = tuple(_culprit(programs, found, how=how) for found in result.culprits)
     outputs = {
-        name: OutputState(
-            "wrong"
-            if result.together[name].is_wrong
-            else "identical"
-            if result.together[name].is_exact
-            else "precision-noise",
-            result.together[name].rms,
-            result.together[name].relative,
-        )
+        name: OutputState(levels.state, levels.rms, levels.relative)
         for name in programs.outputs
-        if name in result.together
+        if (levels := result.together.get(name)) is not None
     }
     if culprits:
         verdict = "culprit-found"
     elif any(each.state == "wrong" for each in outputs.values()):
         verdict = "accumulated"
     else:
-        levels = [*result.alone.values(), *(result.together[name] for name in outputs)]
-        is_exact = all(each.is_exact for each in levels)
-        verdict = "identical" if is_exact else "precision-noise"
+        measured = [*result.alone.values(), *(result.together[name] for name in outputs)]
+        is_identical = all(each.state == "identical" for each in measured)
+        verdict = "identical" if is_identical else "precision-noise"
     observed = programs.observed
     return Diagnosis(
         verdict=verdict,

@@ -304,8 +304,7 @@ def _sections(
 def _used(operations: Iterable[Operation]) -> Iterator[Value]:
     """Give the tensors that operations use, inside their blocks too."""
     for operation in operations:
-        for argument in operation.inputs.values():
-            yield from argument if isinstance(argument, tuple) else (argument,)
+        yield from operation.values
         for block in operation.blocks:
             yield from block.outputs
             yield from _used(block.operations)
