@@ -251,7 +251,7 @@ class _Walk:
             cause = "unknown"
             if faithful:
                 shown = [programs.shown(step, array) for array in faithful]
-                cause = _cause(triple, _joined_like(shown, triple))
+                cause = _cause(triple, joined_like(shown, triple))
             if programs.is_handed_out(step):
                 cause = "device"
             self.search.culprits.append(Found(step, judgement, cause))
@@ -314,7 +314,7 @@ def _levels_of(triple: Triple) -> Levels:
     return measure_levels(triple.expected, triple.rounded, triple.observed)
 
 
-def _joined_like(arrays: Sequence[Array], triple: Triple) -> Array:
+def joined_like(arrays: Sequence[Array], triple: Triple) -> Array:
     """Put the samples of a tensor together in the shape of what was expected."""
     return np.concatenate([np.ravel(array) for array in arrays]).reshape(triple.expected.shape)
 

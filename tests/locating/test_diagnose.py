@@ -14,6 +14,7 @@ import convcal.diagnosis.journal
 from convcal import diagnose
 from convcal.coreml.package import read_package
 from convcal.coreml.program import load_program
+from convcal.diagnosis import tracing
 from convcal.diagnosis.outline import Outline
 from convcal.diagnosis.sources import conclude
 from convcal.diagnosis.tracing import Tracer
@@ -77,6 +78,26 @@ def test_all_faults_are_found_each_by_itself(pair, memory):
     ]
     found = diagnose(*pair, samples(), emulate=emulate, memory=memory, find_all=True)
     assert names(found) == [("first", "shift", "device"), ("third", "affine", "device")]
+
+
+def test_what_core_ml_does_is_seen_through_more_outputs(pair, monkeypatch):
+    """The reference runtime stands for Core ML, which gives outputs only, a few at a time."""
+    emulate = ["int-shift:displacement=1,at=third_cast_fp16"]
+    direct = diagnose(*pair, samples(), emulate=emulate, memory=1)
+
+    def open_exposed(path, **how):
+        assert how.pop("runtime") == "auto"
+        opened.append(path)
+        return open_runner(path, runtime="reference", **how)
+
+    opened = []
+    monkeypatch.setattr(tracing, "runtime_here", lambda runtime: "coreml")
+    monkeypatch.setattr(tracing, "_MOST_ON_CORE_ML", N_STEPS - 1)
+    monkeypatch.setattr(tracing, "open_runner", open_exposed)
+    found = diagnose(*pair, samples(), emulate=emulate)
+    assert found.culprits == direct.culprits
+    assert found.n_runs == direct.n_runs
+    assert len(opened) == found.n_runs + 1  # the last one tells where it ran
 
 
 def test_the_same_package_twice_differs_by_the_fault_alone(pair):
