@@ -9,9 +9,9 @@ from typing import Any
 
 import numpy as np
 
+from convcal.coreml.crop import crop_of
 from convcal.coreml.program import Operation
 from convcal.faults import FAULTS, Fault
-from convcal.runtime.translation.transposed_convolution import crop_of
 
 Array = np.ndarray[Any, Any]
 # ruff: noqa: ARG001, ARG005 - all draws, and all exceptions, are called alike

@@ -87,6 +87,8 @@ def _compared(
     """Run the original and the packages by turns, for about `budget` seconds."""
     onnxruntime = load_onnxruntime()
     options = onnxruntime.SessionOptions()
+    # As in the reference runtime: threads that spin take the cores from the session that is next.
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     if threads is not None:
         options.intra_op_num_threads = threads
     session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from convcal.errors import InputError, OutputExistsError, WriteError
 
-__all__ = ["check_plain", "ensure_absent", "staged", "walk"]
+__all__ = ["check_plain", "ensure_absent", "ensure_resumable", "staged", "walk"]
 
 
 def ensure_absent(target: str | os.PathLike[str], *, force: bool = False) -> Path:
@@ -50,6 +50,24 @@ def ensure_absent(target: str | os.PathLike[str], *, force: bool = False) -> Pat
         msg = f"'{path}' exists already; choose another name, or pass --force (force=True)"
         raise OutputExistsError(msg)
     return path
+
+
+def ensure_resumable(target: str | os.PathLike[str], *, resume: bool, what: str) -> Path:
+    """Check that a checkpoint of `what` may be written, before any model is opened.
+
+    Raises
+    ------
+    OutputExistsError
+        If there is one already and `resume` is false.
+    InputError
+        If the folder that should hold it does not exist.
+    """
+    if os.path.lexists(target) and not resume:
+        raise OutputExistsError(
+            f"'{os.fspath(target)}' is the checkpoint of a {what} that was interrupted; pass "
+            "--resume (resume=True) to go on from it, or remove it (--force does) to start anew"
+        )
+    return ensure_absent(target, force=True)
 
 
 @contextlib.contextmanager

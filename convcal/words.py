@@ -4,6 +4,7 @@
 __all__ = [
     "AXES",
     "COMPUTE_UNITS",
+    "MEMORY",
     "MODELS",
     "PRECISIONS",
     "ROLES",
@@ -23,6 +24,8 @@ AXES = {
 """By how many spatial axes an output has: what the positions of each are called, and its ends."""
 
 COMPUTE_UNITS = ("all", "cpu-only", "cpu-and-gpu", "cpu-and-ne")
+MEMORY = 2 << 30
+"""Bytes that the tensors of one sample may take in a diagnosis."""
 MODELS = (
     "identity",
     "shift",

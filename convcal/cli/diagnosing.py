@@ -13,11 +13,13 @@ from convcal.cli.parser import (
     Verbs,
     add_data,
     add_emulate,
+    add_function,
     add_json,
     add_runtime,
     byte_count,
 )
 from convcal.cli.terminal import progress, say
+from convcal.words import MEMORY
 
 if TYPE_CHECKING:
     from rich.console import RenderableType
@@ -65,9 +67,10 @@ def add_diagnose(verbs: Verbs) -> None:
     parser.add_argument(
         "--memory",
         type=byte_count,
+        default=MEMORY,
         metavar="SIZE",
         help="what the tensors of one sample may take, as 500M or 4G; beyond that the model is "
-        "halved again and again (default: 2G)",
+        f"halved again and again (default: {MEMORY >> 30}G)",
     )
     parser.add_argument(
         "-o", "--output", type=Path, metavar="FILE", help="write the diagnosis as JSON, too"
@@ -79,6 +82,7 @@ def add_diagnose(verbs: Verbs) -> None:
         help="go on where an interrupted diagnosis stopped; what was done is kept beside FILE",
     )
     add_runtime(parser, "observed")
+    add_function(parser)
     add_emulate(parser, model="OBSERVED")
     add_json(parser)
     parser.set_defaults(run=_diagnose)
@@ -87,7 +91,7 @@ def add_diagnose(verbs: Verbs) -> None:
 def _diagnose(arguments: argparse.Namespace) -> Outcome:
     if arguments.resume and arguments.output is None:
         raise UsageError("--resume goes on from what is kept beside FILE; give -o FILE")
-    from convcal.diagnosis import MEMORY, diagnose
+    from convcal.diagnosis import diagnose
     from convcal.files import ensure_absent
 
     checkpoint = _checkpoint(arguments)
@@ -101,10 +105,11 @@ def _diagnose(arguments: argparse.Namespace) -> Outcome:
                 arguments.data,
                 runtime=arguments.runtime,
                 observed_compute_units=arguments.observed_compute_units,
+                function=arguments.function,
                 emulate=arguments.emulate,
                 find_all=arguments.all,
                 source=arguments.source,
-                memory=MEMORY if arguments.memory is None else arguments.memory,
+                memory=arguments.memory,
                 timeout=arguments.timeout,
                 checkpoint=checkpoint,
                 progress=lambda _, done, total: tell(done, total),
@@ -132,15 +137,15 @@ def _diagnose(arguments: argparse.Namespace) -> Outcome:
 
 
 def _checkpoint(arguments: argparse.Namespace) -> Path | None:
-    """Say where the measurements are kept; remove old ones where that is asked for."""
+    """Say where the checkpoint is; remove an old one where that is asked for."""
     if arguments.output is None:
         return None
-    from convcal.diagnosis.journal import check_journal
+    from convcal.files import ensure_resumable
 
     path: Path = arguments.output.with_name(f"{arguments.output.name}.checkpoint.json")
     if arguments.force and not arguments.resume:
         path.unlink(missing_ok=True)
-    return check_journal(path, resume=arguments.resume)
+    return ensure_resumable(path, resume=arguments.resume, what="diagnosis")
 
 
 def _render(diagnosis: Diagnosis, file: Path | None, paths: dict[str, str]) -> list[RenderableType]:

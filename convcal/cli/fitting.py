@@ -152,12 +152,12 @@ def _fit(arguments: argparse.Namespace) -> Outcome:
 
 def _checkpoint(arguments: argparse.Namespace) -> Path:
     """Say where the checkpoint is; remove an old one where that is asked for."""
-    from convcal.fitting.checkpoint import check_checkpoint
+    from convcal.files import ensure_resumable
 
     path: Path = arguments.output.with_name(f"{arguments.output.name}.checkpoint.npz")
     if arguments.force and not arguments.resume:
         path.unlink(missing_ok=True)
-    return check_checkpoint(path, resume=arguments.resume)
+    return ensure_resumable(path, resume=arguments.resume, what="fit")
 
 
 def _fitted(

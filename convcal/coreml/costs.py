@@ -88,12 +88,7 @@ def _multiply_adds(operation: Operation) -> int:
 def _bytes_moved(operation: Operation) -> int:
     if operation.type in _VIEWS:
         return 0
-    read = [
-        value
-        for argument in operation.inputs.values()
-        for value in ([argument] if isinstance(argument, Value) else argument)
-    ]
-    return sum(_size(value) for value in [*read, *operation.outputs])
+    return sum(_size(value) for value in (*operation.values, *operation.outputs))
 
 
 def _size(value: Value) -> int:

@@ -375,12 +375,8 @@ def _no_island(operation: Operation) -> str:
     is_bound = kind in ("cast", "classify", "identity") or "state" in kind or "list" in kind
     if is_bound or operation.blocks or kind.startswith(("random_", "constexpr_")):
         return f"a '{kind}' cannot compute in another precision"
-    taken = [
-        value
-        for argument in operation.inputs.values()
-        for value in ((argument,) if isinstance(argument, Value) else argument)
-    ]
-    return "" if any(value.dtype == "float16" for value in taken) else "it takes nothing in fp16"
+    takes_fp16 = any(value.dtype == "float16" for value in operation.values)
+    return "" if takes_fp16 else "it takes nothing in fp16"
 
 
 def is_candidate(strategy: str, operation: Operation) -> bool:

@@ -32,7 +32,9 @@ _FEATURE_TYPES = {"float32": "FLOAT32", "float16": "FLOAT16", "int32": "INT32"}
 _FP16_OUTPUTS = 7
 
 
-def expose(package: Package, names: Sequence[str]) -> tuple[Package, dict[str, str]]:
+def expose(
+    package: Package, names: Sequence[str], *, function: str | None = None
+) -> tuple[Package, dict[str, str]]:
     """Add tensors of a program to its outputs.
 
     Parameters
@@ -40,7 +42,9 @@ def expose(package: Package, names: Sequence[str]) -> tuple[Package, dict[str, s
     package : Package
         It is not changed.
     names : sequence of str
-        Tensors of the program's default function, outside of nested blocks.
+        Tensors of its program, outside of nested blocks.
+    function : str, optional
+        Of a package with several functions, which; by default the one that the package names.
 
     Returns
     -------
@@ -52,19 +56,20 @@ def expose(package: Package, names: Sequence[str]) -> tuple[Package, dict[str, s
     Raises
     ------
     InputError
-        If there is no such tensor.
+        If there is no such function or tensor.
     UnsupportedModelError
         If a tensor is of a type, or of an open shape, that no output can have.
     """
     model, _ = load_message_types()
     spec = model.Model()
     spec.CopyFrom(package.spec)
-    function = spec.mlProgram.functions[default_function(package)]
-    block = function.block_specializations[function.opset]
-    description = function_description(package.with_spec(spec), default_function(package))
+    name = default_function(package) if function is None else function
+    description = function_description(package.with_spec(spec), name)
+    program = spec.mlProgram.functions[name]
+    block = program.block_specializations[program.opset]
     values = {value.name: value.type for each in block.operations for value in each.outputs}
-    inputs = [value.name for value in function.inputs]
-    operations = OperationList("exposed", {*values, *inputs}, opset=function.opset)
+    inputs = [value.name for value in program.inputs]
+    operations = OperationList("exposed", {*values, *inputs}, opset=program.opset)
     outputs: dict[str, str] = {}
     for name in dict.fromkeys(names):
         if name in block.outputs:

@@ -141,25 +141,13 @@ class OperationList:
             only ("padding for more than two dimensions only supports `constant` mode"; measured on
             the device in coremltools pull request 2701), by at most the length of the axis.
         """
-        n_kept = len(x.shape) - len(pads)
-        shape = list(x.shape)
-        for axis, (before, after) in enumerate(pads, start=n_kept):
-            shape[axis] += before + after
-        return self._append(
-            "pad",
-            x,
-            tuple(shape),
-            constants={
-                "pad": _integers([width for pair in pads for width in pair]),
-                "mode": "replicate",
-                "constant_val": np.zeros((), x.dtype),
-            },
-        )
+        return self._pad(x, pads, mode="replicate")
 
     def pad_zeros(self, x: Tensor, *, pads: Sequence[tuple[int, int]]) -> Tensor:
         """Add zeros before and after, for each of the last axes."""
-        if not any(map(any, pads)):
-            return x
+        return self._pad(x, pads, mode="constant") if any(map(any, pads)) else x
+
+    def _pad(self, x: Tensor, pads: Sequence[tuple[int, int]], *, mode: str) -> Tensor:
         n_kept = len(x.shape) - len(pads)
         shape = [
             *x.shape[:n_kept],
@@ -171,7 +159,7 @@ class OperationList:
             tuple(shape),
             constants={
                 "pad": _integers([width for pair in pads for width in pair]),
-                "mode": "constant",
+                "mode": mode,
                 "constant_val": np.zeros((), x.dtype),
             },
         )

@@ -81,6 +81,16 @@ class Operation:
     blocks: tuple[Program, ...] = ()
 
     @property
+    def values(self) -> tuple[Value, ...]:
+        """What it takes, parameter by parameter, constants too; its blocks may take more."""
+        arguments = self.inputs.values()
+        return tuple(
+            value
+            for argument in arguments
+            for value in ((argument,) if isinstance(argument, Value) else argument)
+        )
+
+    @property
     def is_folded(self) -> bool:
         """Whether every result is a constant, so that nothing is left to compute."""
         return bool(self.outputs) and all(value.constant is not None for value in self.outputs)

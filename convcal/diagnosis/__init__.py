@@ -32,12 +32,9 @@ from convcal.model_description import ModelDescription
 from convcal.pair_sources import Data, check_match, data_provenance, joint_provenance
 from convcal.runtime.machine import machine_provenance
 from convcal.runtime.samples import checked_sample, to_tensor
-from convcal.words import TIMEOUT
+from convcal.words import MEMORY, TIMEOUT
 
-__all__ = ["MEMORY", "Culprit", "Diagnosis", "Drift", "OutputState", "Pairing", "Step", "diagnose"]
-
-MEMORY = 2 << 30
-"""Bytes that the tensors of one sample may take by default."""
+__all__ = ["Culprit", "Diagnosis", "Drift", "OutputState", "Pairing", "Step", "diagnose"]
 
 # As many show the family of a fault; the walk takes them all.
 _MOST_SAMPLES = 8
@@ -51,6 +48,7 @@ def diagnose(
     *,
     runtime: str = "auto",
     observed_compute_units: str = "all",
+    function: str | None = None,
     emulate: Sequence[str] = (),
     find_all: bool = False,
     source: str | os.PathLike[str] | None = None,
@@ -75,6 +73,8 @@ def diagnose(
     runtime, observed_compute_units, timeout
         Where the observed model runs, as for `convcal.open_runner`. The reference runs on the
         reference runtime.
+    function : str, optional
+        Of packages with several functions, which; by default the one that each names.
     emulate : sequence of str
         Faults to emulate in the observed model, as `convcal.faults.parse_fault` reads them.
     find_all : bool
@@ -113,14 +113,14 @@ def diagnose(
     if memory <= 0:
         raise InputError(f"the memory is {memory} bytes; a number above 0 is accepted")
     packages = {"reference": read_package(reference), "observed": read_package(observed)}
-    description = describe(packages["observed"])
-    check_match(describe(packages["reference"]), description)
+    description = describe(packages["observed"], function=function)
+    check_match(describe(packages["reference"], function=function), description)
     opened = open_samples(data, description)
     samples = _usable(opened, description)
     first = samples.tensors(next(samples.arrays([0])))
     shapes = {name: array.shape for name, array in first.items()}
     outlines = {
-        role: Outline(load_program(package, input_shapes=shapes))
+        role: Outline(load_program(package, function=function, input_shapes=shapes))
         for role, package in packages.items()
     }
     _check_kinds(outlines)
@@ -129,6 +129,7 @@ def diagnose(
         runtime=runtime,
         compute_units=observed_compute_units,
         faults=emulate,
+        function=function,
         timeout=timeout,
     ) as tracer:
         origin = data_provenance(data, opened)
@@ -171,12 +172,15 @@ def diagnose(
             programs,
             matching,
             result,
+            how=tracer.how,
             sources=sources,
             n_samples=len(samples.names),
             is_complete=find_all,
             provenance=joint_provenance(
-                {"reference": _reference_provenance(packages["reference"])}
-                | {"observed": tracer.provenance},
+                {
+                    "reference": _reference_provenance(packages["reference"], function),
+                    "observed": tracer.provenance,
+                },
                 data=origin,
             ),
         )
@@ -231,12 +235,12 @@ def _usable(opened: CalibrationSet, description: ModelDescription) -> Samples:
     return Samples(tuple(opened.names[index] for index in kept), arrays, tensors)
 
 
-def _reference_provenance(package: Package) -> dict[str, Any]:
+def _reference_provenance(package: Package, function: str | None) -> dict[str, Any]:
     return {
         "runtime": "reference",
         "compute_units": "cpu-only",
         **machine_provenance(),
-        **package_provenance(package),
+        **package_provenance(package, function=function),
     }
 
 
@@ -245,35 +249,26 @@ def _diagnosis(
     matching: Matching,
     result: Search,
     *,
+    how: Mapping[str, Any],
     sources: dict[str, dict[str, Any]] | None,
     n_samples: int,
     is_complete: bool,
     provenance: dict[str, Any],
 ) -> Diagnosis:
-    culprits = tuple(
-        _culprit(programs, found, is_emulated=provenance["emulated"]) for found in result.culprits
-    )
+    culprits = tuple(_culprit(programs, found, how=how) for found in result.culprits)
     outputs = {
-        name: OutputState(
-            "wrong"
-            if result.together[name].is_wrong
-            else "identical"
-            if result.together[name].is_exact
-            else "precision-noise",
-            result.together[name].rms,
-            result.together[name].relative,
-        )
+        name: OutputState(levels.state, levels.rms, levels.relative)
         for name in programs.outputs
-        if name in result.together
+        if (levels := result.together.get(name)) is not None
     }
     if culprits:
         verdict = "culprit-found"
     elif any(each.state == "wrong" for each in outputs.values()):
         verdict = "accumulated"
     else:
-        levels = [*result.alone.values(), *(result.together[name] for name in outputs)]
-        is_exact = all(each.is_exact for each in levels)
-        verdict = "identical" if is_exact else "precision-noise"
+        measured = [*result.alone.values(), *(result.together[name] for name in outputs)]
+        is_identical = all(each.state == "identical" for each in measured)
+        verdict = "identical" if is_identical else "precision-noise"
     observed = programs.observed
     return Diagnosis(
         verdict=verdict,
@@ -297,7 +292,7 @@ def _diagnosis(
     )
 
 
-def _culprit(programs: Programs, found: Found, *, is_emulated: bool) -> Culprit:
+def _culprit(programs: Programs, found: Found, *, how: Mapping[str, Any]) -> Culprit:
     observed, reference = (_steps(each) for each in programs.operations[found.step])
     value = programs.value(found.step)
     judgement = found.judgement
@@ -313,8 +308,8 @@ def _culprit(programs: Programs, found: Found, *, is_emulated: bool) -> Culprit:
             cause=found.cause,
             operations=observed,
             is_output=found.step in programs.outputs,
-            is_emulated=is_emulated,
             has_fp16=value.dtype == "float16",
+            how=how,
         ),
         level=judgement.levels.rms,
         relative_error=judgement.levels.relative,

@@ -4,7 +4,8 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from convcal.diagnosis.record import Step
 
@@ -28,8 +29,8 @@ def advise(
     cause: str,
     operations: Sequence[Step],
     is_output: bool,
-    is_emulated: bool,
     has_fp16: bool,
+    how: Mapping[str, Any],
 ) -> tuple[str, ...]:
     """Say what to do, the cheapest that helps first.
 
@@ -42,10 +43,11 @@ def advise(
     is_output : bool
         Whether an output of the model comes directly from it, so that correcting the output
         corrects the fault.
-    is_emulated : bool
-        Whether the faults were emulated, so that a package is at no fault.
     has_fp16 : bool
         Whether it computes in fp16.
+    how : mapping of str to object
+        How the observed model ran, as `convcal.diagnosis.tracing.Tracer` tells it; where faults
+        were emulated, no device is at fault.
 
     Returns
     -------
@@ -59,7 +61,7 @@ def advise(
         advice.append(_REORDER)
     if is_output and family in _CORRECTABLE and cause != "program":
         advice.append(
-            "correct the output: convcal fit REFERENCE OBSERVED --data DATA "
+            f"correct the output: convcal fit REFERENCE OBSERVED --data DATA{_flags(how)} "
             "-o NAME.calibration.json"
         )
     if family in _OVERFLOWS:
@@ -83,7 +85,7 @@ def advise(
                 "if that does not help, the packages compute different things here: compare "
                 "parameters and weights"
             )
-    if cause == "device" and not is_emulated:
+    if cause == "device" and not how["faults"]:
         advice.append(
             "see whether other compute units have the fault: --observed-compute-units cpu-only"
         )
@@ -100,6 +102,18 @@ def rewriting(operations: Sequence[Step], *, family: str, cause: str) -> str:
         strategy = "explicit-crop" if family == "shift" else "zero-insertion"
     names = " ".join(shlex.quote(step.name) for step in operations if step.type != "cast")
     return f"convcal rewrite OBSERVED --strategy {strategy} --at {names} -o NAME.mlpackage"
+
+
+def _flags(how: Mapping[str, Any]) -> str:
+    """Give the flags of ``convcal fit`` that run the observed model in the same way."""
+    words = [] if how["function"] is None else ["--function", how["function"]]
+    if how["runtime"] != "auto":
+        words += ["--runtime", how["runtime"]]
+    if how["compute_units"] != "all":
+        words += ["--observed-compute-units", how["compute_units"]]
+    for fault in how["faults"]:
+        words += ["--emulate", fault]
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def op_selector(operations: Sequence[Step]) -> str:

@@ -6,40 +6,21 @@ from __future__ import annotations
 import contextlib
 import json
 import math
-import os
 import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from convcal.diagnosis.judging import Levels
-from convcal.errors import InputError, OutputExistsError
-from convcal.files import ensure_absent, staged
+from convcal.errors import InputError
+from convcal.files import staged
 from convcal.records import Record
 
-__all__ = ["Journal", "check_journal"]
+__all__ = ["Journal"]
 
 FORMAT = "convcal.diagnosis-journal"
 VERSION = 1
 _SECONDS_BETWEEN = 2.0
-
-
-def check_journal(path: str | os.PathLike[str], *, resume: bool) -> Path:
-    """Check that a journal may be written, before any model is opened.
-
-    Raises
-    ------
-    OutputExistsError
-        If there is one already and `resume` is false.
-    InputError
-        If the folder that should hold it does not exist.
-    """
-    if os.path.lexists(path) and not resume:
-        raise OutputExistsError(
-            f"'{path}' is what an interrupted diagnosis has kept; pass --resume (resume=True) to "
-            "go on from it, or remove it (--force does) to start anew"
-        )
-    return ensure_absent(path, force=True)
 
 
 class Journal:

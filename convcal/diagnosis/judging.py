@@ -59,9 +59,11 @@ class Levels:
         return self.rms > NOISY or self.worst > _SINGLE
 
     @property
-    def is_exact(self) -> bool:
-        """Whether it is off by no more than faithful fp16 is."""
-        return self.rms <= _IDENTICAL
+    def state(self) -> str:
+        """``identical`` (no further off than faithful fp16 is), ``precision-noise``, ``wrong``."""
+        if self.is_wrong:
+            return "wrong"
+        return "identical" if self.rms <= _IDENTICAL else "precision-noise"
 
     def joined(self, other: Levels) -> Levels:
         """Give the worse of both."""
@@ -241,7 +243,7 @@ def _told(ref: NDArray[Any], obs: NDArray[Any]) -> Estimate:
 
 
 def _noise(levels: Levels) -> Judgement:
-    if levels.is_exact:
+    if levels.state == "identical":
         return Judgement("identical", "no more than fp16 rounds off", levels)
     return Judgement(
         "precision-noise",

@@ -45,7 +45,7 @@ class Samples:
     ----------
     names : tuple of str
     arrays : callable
-        Gives the samples, as the models take them, from an index on.
+        Gives the samples of some indices, as the models take them.
     tensors : callable
         Gives a sample as the programs take it.
     """
@@ -232,18 +232,19 @@ class _Walk:
         programs = self._programs
         value = programs.value(step)
         comparison = Comparison(programs, given=tuple(programs.pairs), steps=[step])
-        clean = self._clean(value)
+        clean = self._clean(step)
         names = dict.fromkeys((*comparison.names, *(clean[1] if clean else ())))
         n_samples = max(1, min(len(self._samples.names), _MOST_VALUES // max(1, _size(value))))
         triples: list[Triple] = []
         faithful: list[Array] = []
+        self.search.n_runs += 1
         for _, sample, found in self._traced(tuple(names), range(n_samples)):
             triples += [triple for _, triple in comparison.triples(found, sample)]
             if clean is not None:
                 fed = {**found, **sample}
                 faithful += [dict(clean[0].run(fed))[value.name]]
         triple = joined(triples)
-        levels = levels_of(triple)
+        levels = _levels_of(triple)
         self.search.alone[step] = levels
         judgement = judge(triple.expected, triple.rounded, triple.observed, levels=levels)
         if judgement.is_wrong:
@@ -254,13 +255,14 @@ class _Walk:
                 cause = "device"
             self.search.culprits.append(Found(step, judgement, cause))
 
-    def _clean(self, value: Value) -> tuple[Computation, tuple[str, ...]] | None:
+    def _clean(self, step: str) -> tuple[Computation, tuple[str, ...]] | None:
         """Give what computes a step as the observed program says, if that can be run."""
         programs = self._programs
-        step = next(each for each in programs.steps if programs.value(each) is value)
         if not programs.unrunnable_observed.isdisjoint(programs.operations[step][0]):
             return None
-        clean = Computation(programs.observed, given=tuple(programs.pairs), wanted=[value])
+        clean = Computation(
+            programs.observed, given=tuple(programs.pairs), wanted=[programs.value(step)]
+        )
         inputs = {each.name for each in programs.observed.program.inputs}
         return clean, tuple(name for name in clean.needed if name not in inputs)
 
@@ -277,10 +279,10 @@ class _Walk:
         looked_at = dict.fromkeys(name for each in comparisons.values() for name in each.names)
         self.search.n_runs += 1
         if missing:
-            for index, sample, found in self._traced(tuple(looked_at), missing, is_counted=False):
+            for index, sample, found in self._traced(tuple(looked_at), missing):
                 for key, comparison in comparisons.items():
                     levels = {
-                        step: levels_of(triple)
+                        step: _levels_of(triple)
                         for step, triple in comparison.triples(found, sample)
                     }
                     self._journal.add(f"{run}/{key}", names[index], levels)
@@ -294,10 +296,9 @@ class _Walk:
         return result
 
     def _traced(
-        self, names: Sequence[str], indices: Sequence[int], *, is_counted: bool = True
+        self, names: Sequence[str], indices: Sequence[int]
     ) -> Iterator[tuple[int, Tensors, Tensors]]:
         """Run some samples; give their index, inputs and tensors."""
-        self.search.n_runs += is_counted
         run, n = self.search.n_runs, len(indices)
         samples = list(self._samples.arrays(indices))
         for done, found in enumerate(self._tracer.trace(names, samples)):
@@ -305,7 +306,7 @@ class _Walk:
             self._tell(f"run {run}", done + 1, n)
 
 
-def levels_of(triple: Triple) -> Levels:
+def _levels_of(triple: Triple) -> Levels:
     """Measure how far a tensor is off; infinitely where its shape is another one."""
     if triple.expected.shape != triple.observed.shape:
         return Levels(math.inf, math.inf, 1.0)

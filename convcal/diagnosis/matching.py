@@ -13,8 +13,8 @@ computed anew from the observed program's.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -64,7 +64,20 @@ class Matching:
 
     pairs: dict[Value, Value]
     unmatched: tuple[Operation, ...]
-    bridged: frozenset[Value] = field(default_factory=frozenset)
+    bridged: frozenset[Value]
+
+    @classmethod
+    def of(
+        cls, pairs: Mapping[Value, Value], observed: Outline, *, bridged: Iterable[Value]
+    ) -> Matching:
+        """Put pairs in the order of the observed program, and say what they leave out."""
+        ordered = {value: pairs[value] for value in observed.tensors if value in pairs}
+        unmatched = tuple(
+            operation
+            for operation in observed.operations
+            if not any(value in ordered for value in operation.outputs)
+        )
+        return cls(ordered, unmatched, frozenset(bridged))
 
 
 def fingerprint(array: Array) -> Array:
@@ -224,15 +237,7 @@ class _Matcher:
         return new
 
     def result(self) -> Matching:
-        ordered = {
-            value: self.pairs[value] for value in self._observed.tensors if value in self.pairs
-        }
-        unmatched = tuple(
-            operation
-            for operation in self._observed.operations
-            if not any(value in ordered for value in operation.outputs)
-        )
-        return Matching(ordered, unmatched, frozenset(self.bridged))
+        return Matching.of(self.pairs, self._observed, bridged=self.bridged)
 
     def _differs(self, value: Value, candidate: Value) -> bool:
         """Tell whether the values of two tensors are known not to be the same."""

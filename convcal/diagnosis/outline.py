@@ -7,7 +7,7 @@ of the same tensor. What depends on no input is a constant, and what no output n
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 from functools import cached_property
 
 from convcal.coreml.program import Operation, Program, Value
@@ -102,21 +102,13 @@ class Outline:
 
 def values_of(operation: Operation) -> Iterator[Value]:
     """Give all values that an operation uses, those that its blocks take from outside too."""
-    yield from _listed(operation.inputs.values())
+    yield from operation.values
     for block in operation.blocks:
         inner = set(block.inputs)
         for nested in block.operations:
             yield from (value for value in values_of(nested) if value not in inner)
             inner.update(nested.outputs)
         yield from (value for value in block.outputs if value not in inner)
-
-
-def _listed(values: Iterable[Value | tuple[Value, ...]]) -> Iterator[Value]:
-    for value in values:
-        if isinstance(value, tuple):
-            yield from value
-        else:
-            yield value
 
 
 def _is_alias(operation: Operation) -> bool:

@@ -4,7 +4,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -27,8 +26,7 @@ class _Side:
     def __init__(self, outline: Outline, samples: Sequence[Tensors]) -> None:
         self.outline = outline
         self._samples = samples
-        self.unrunnable = unrunnable(outline)
-        self.reached = _reached(outline, self.unrunnable)
+        self.reached = _reached(outline, unrunnable(outline))
 
     def prints(
         self, given: Mapping[Value, Sequence[Array]] | None = None, wanted: Sequence[Value] = ()
@@ -99,21 +97,15 @@ def _without_false(found: Matching, ours: _Side, theirs: _Side) -> Matching:
         fewer = {one: other for one, other in pairs.items() if one is not value}
         if _agree(fewer, behind, ours, theirs):
             pairs = fewer
-    unmatched = tuple(
-        each
-        for each in ours.outline.operations
-        if not any(value in pairs for value in each.outputs)
-    )
-    return replace(found, pairs=pairs, unmatched=unmatched, bridged=found.bridged & pairs.keys())
+    return Matching.of(pairs, ours.outline, bridged=found.bridged & pairs.keys())
 
 
 def _agree(
     pairs: Mapping[Value, Value], wanted: Sequence[Value], ours: _Side, theirs: _Side
 ) -> bool:
     """Tell whether the reference computes some tensors right from the observed ones before."""
-    stops = {other for one, other in pairs.items() if one in ours.reached}
     known = ours.arrays([one for one in pairs if one in ours.reached])
-    given = {pairs[one]: arrays for one, arrays in known.items() if pairs[one] in stops}
+    given = {pairs[one]: arrays for one, arrays in known.items()}
     predicted = theirs.prints(given, [pairs[value] for value in wanted])
     return all(
         deviation(

@@ -37,7 +37,7 @@ class Tracer:
     ----------
     path : path
         The package.
-    runtime, compute_units, faults, timeout
+    runtime, compute_units, faults, function, timeout
         As for `convcal.runtime.open_runner`.
 
     Attributes
@@ -55,6 +55,7 @@ class Tracer:
         runtime: str = "auto",
         compute_units: str = "all",
         faults: Sequence[str] = (),
+        function: str | None = None,
         timeout: float = TIMEOUT,
     ) -> None:
         self._path = path
@@ -62,6 +63,7 @@ class Tracer:
             "runtime": runtime,
             "compute_units": compute_units,
             "faults": tuple(faults),
+            "function": function,
             "timeout": timeout,
         }
         self._stack = contextlib.ExitStack()
@@ -70,7 +72,11 @@ class Tracer:
         self.most = _MOST_ON_CORE_ML if runtime_here(runtime) == "coreml" else None
         if self.most is None:
             self._runner = self._stack.enter_context(
-                ReferenceRunner(read_package(path), faults=[parse_fault(each) for each in faults])
+                ReferenceRunner(
+                    read_package(path),
+                    faults=[parse_fault(each) for each in faults],
+                    function=function,
+                )
             )
 
     def __enter__(self) -> Self:
@@ -104,7 +110,9 @@ class Tracer:
                 yield self._runner.run(sample)
             return
         with tempfile.TemporaryDirectory(prefix="convcal-") as folder:
-            package, outputs = expose(read_package(self._path), names)
+            package, outputs = expose(
+                read_package(self._path), names, function=self.how["function"]
+            )
             path = package.save(Path(folder) / "exposed.mlpackage")
             with open_runner(path, **self.how) as runner:
                 for sample in samples:

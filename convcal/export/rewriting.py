@@ -404,8 +404,7 @@ def _inputs(part: Sequence[Operation]) -> tuple[Value, ...]:
     taken = {
         value.name: value
         for each in part
-        for argument in each.inputs.values()
-        for value in ((argument,) if isinstance(argument, Value) else argument)
+        for value in each.values
         if value.constant is None and value.name not in made
     }
     return tuple(taken.values())

@@ -19,7 +19,8 @@ from convcal.assessment import FitOptions
 from convcal.calibration import Calibration
 from convcal.cautions import warn_of_models, warn_of_reference_runtime
 from convcal.errors import InputError, RunnerError
-from convcal.fitting.checkpoint import Checkpoint, check_checkpoint
+from convcal.files import ensure_resumable
+from convcal.fitting.checkpoint import Checkpoint
 from convcal.fitting.shards import CaptureJob, Job, ModelsJob, fit_range, plan_shards
 from convcal.fitting.state import FitState
 from convcal.fitting.workers import SHARDS_AT_ONCE, process_executor, shard_states
@@ -197,7 +198,9 @@ def _fit(
         raise InputError(f"n_jobs is {n_jobs!r}; a whole number of at least 1 is accepted")
     if resume and checkpoint is None:
         raise InputError("there is nothing to resume without a checkpoint; give its path")
-    place = None if checkpoint is None else check_checkpoint(checkpoint, resume=resume)
+    place = None
+    if checkpoint is not None:
+        place = ensure_resumable(checkpoint, resume=resume, what="fit")
     is_shared = executor is not None or n_jobs > 1
     shared = job.shared() if is_shared else job
     with job.open() as source:

@@ -5,7 +5,6 @@ from __future__ import annotations
 
 import json
 import lzma
-import os
 import struct
 import time
 import zipfile
@@ -17,11 +16,11 @@ from typing import Any
 import numpy as np
 
 from convcal.assessment import FitOptions
-from convcal.errors import InputError, OutputExistsError
-from convcal.files import ensure_absent, staged
+from convcal.errors import InputError
+from convcal.files import staged
 from convcal.fitting.state import FitState, as_text, from_text
 
-__all__ = ["SECONDS_BETWEEN_CHECKPOINTS", "Checkpoint", "check_checkpoint"]
+__all__ = ["SECONDS_BETWEEN_CHECKPOINTS", "Checkpoint"]
 
 FORMAT = "convcal.checkpoint"
 VERSION = 1
@@ -29,24 +28,6 @@ SECONDS_BETWEEN_CHECKPOINTS = 5.0
 """A checkpoint is not written more often, nor for more than a tenth of the time. It may be large:
 it holds the samples that the statistics keep."""
 _KEY = "checkpoint"
-
-
-def check_checkpoint(path: str | os.PathLike[str], *, resume: bool) -> Path:
-    """Check that a checkpoint may be written, before any model is opened.
-
-    Raises
-    ------
-    OutputExistsError
-        If there is one already and `resume` is false.
-    InputError
-        If the folder that should hold it does not exist.
-    """
-    if os.path.lexists(path) and not resume:
-        raise OutputExistsError(
-            f"'{path}' is the checkpoint of a fit that was interrupted; pass --resume "
-            "(resume=True) to go on from it, or remove it (--force does) to start anew"
-        )
-    return ensure_absent(path, force=True)
 
 
 class Checkpoint:

@@ -74,6 +74,9 @@ class ExecutableProgram:
         self._values = {value.name: value for value in _values(program)}
         options = onnxruntime.SessionOptions()
         options.log_severity_level = 4  # fatal only: failures come as exceptions
+        # Sessions take turns (sections, the parts that a diagnosis runs): threads that spin after
+        # their turn would take the cores from the next one.
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         if threads is not None:
             options.intra_op_num_threads = threads
         try:

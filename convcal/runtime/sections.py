@@ -116,24 +116,12 @@ class SectionedProgram:
         *,
         states: MutableMapping[str, NDArray[Any]] | None = None,
     ) -> dict[str, NDArray[Any]]:
-        """Run once.
-
-        Parameters
-        ----------
-        tensors : mapping of str to ndarray
-            One per input of the program; they are rounded to its dtype.
-        states : mutable mapping of str to ndarray, optional
-            What the program keeps, as `ExecutableProgram.run` takes and updates it.
-
-        Returns
-        -------
-        dict of str to ndarray
-            The outputs and then the extra ones, in the dtypes of the program.
+        """Run once, as `ExecutableProgram.run` does, with the faults.
 
         Raises
         ------
         RunnerError
-            If ONNX Runtime fails, or a tensor comes out in another shape than the program says.
+            As there.
         InputError
             If a fault gives a tensor another shape than the program says.
         """
@@ -302,8 +290,7 @@ def _sections(
 def _used(operations: Iterable[Operation]) -> Iterator[Value]:
     """Give the tensors that operations use, inside their blocks too."""
     for operation in operations:
-        for argument in operation.inputs.values():
-            yield from argument if isinstance(argument, tuple) else (argument,)
+        yield from operation.values
         for block in operation.blocks:
             yield from block.outputs
             yield from _used(block.operations)

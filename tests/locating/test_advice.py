@@ -15,8 +15,8 @@ def advice(*operations, family, cause="device", is_output=False, has_fp16=True):
         cause=cause,
         operations=operations,
         is_output=is_output,
-        is_emulated=False,
         has_fp16=has_fp16,
+        how={"function": None, "runtime": "auto", "compute_units": "all", "faults": ()},
     )
 
 

@@ -10,7 +10,6 @@ import pytest
 from locating.scenes import samples
 
 from convcal.cli import main
-from convcal.cli.application import build_parser
 from convcal.diagnosis.tracing import Tracer
 
 FAULT = "channel-affine:gain=1.3,at=curved_cast_fp16"
@@ -53,18 +52,13 @@ def test_nothing_wrong_is_exit_code_0(run, pair):
 
 
 def test_a_correctable_output_leads_to_fit_with_the_paths_of_this_run(run, pair):
-    code, out, _ = run("--emulate", "int-shift:displacement=1")
+    words = ("--runtime", "reference", "--emulate", "int-shift:displacement=1")
+    code, out, _ = run(*words)
     assert code == 1
-    assert f"convcal fit {pair[0]} {pair[1]} --data data.npz -o NAME.calibration.json" in out
-
-
-def test_every_command_that_is_advised_is_one(run):
-    for fault in ("int-shift:displacement=1", FAULT, "saturate:limit=0.5,at=curved_cast_fp16"):
-        _, out, _ = run("--emulate", fault)
-        commands = re.findall(r"(convcal \S.*)$", out, re.MULTILINE)
-        assert commands
-        for command in commands:
-            build_parser().parse_args(shlex.split(command)[1:])
+    (command,) = re.findall(r"convcal fit .*$", out, re.MULTILINE)
+    paths = [str(path) for path in pair]
+    target = ["-o", "NAME.calibration.json"]
+    assert shlex.split(command)[2:] == [*paths, "--data", "data.npz", *words, *target]
 
 
 def test_the_rewrite_that_is_advised_can_be_run_as_it_is_printed(run, tmp_path):

@@ -6,6 +6,7 @@ import math
 
 import numpy as np
 import pytest
+from coreml.models import save_functions
 from locating.scenes import build, samples
 from programs import mb
 
@@ -13,7 +14,9 @@ import convcal.diagnosis.journal
 from convcal import diagnose
 from convcal.coreml.package import read_package
 from convcal.coreml.program import load_program
+from convcal.diagnosis import tracing
 from convcal.diagnosis.outline import Outline
+from convcal.diagnosis.sources import conclude
 from convcal.diagnosis.tracing import Tracer
 from convcal.errors import InputError
 from convcal.runtime import open_runner
@@ -29,7 +32,6 @@ def names(diagnosis):
     ]
 
 
-@pytest.mark.parametrize("memory", [1 << 30, 1])
 @pytest.mark.parametrize(
     ("fault", "name", "family"),
     [
@@ -43,19 +45,20 @@ def names(diagnosis):
         ("noise:relative=0.1", "out", "noise"),
     ],
 )
-def test_a_fault_is_named_with_its_operation_and_family(pair, fault, name, family, memory):
+def test_both_ways_of_looking_name_the_operation_and_the_family(pair, fault, name, family):
     separator = "," if ":" in fault else ":"
     place = "out" if name == "out" else f"{name}_cast_fp16"
     emulate = [f"{fault}{separator}at={place}"]
-    found = diagnose(*pair, samples(), emulate=emulate, memory=memory)
-    assert names(found) == [(name, family, "device")]
-    assert found.verdict == "culprit-found"
-    assert found.pairing.share == 1
-    assert found.is_emulated
-    if memory == 1:
-        assert found.n_runs <= math.ceil(math.log2(N_STEPS)) + 2
-    else:
-        assert found.n_runs == 2
+    at_once, by_halves = (
+        diagnose(*pair, samples(), emulate=emulate, memory=memory) for memory in (1 << 30, 1)
+    )
+    assert names(at_once) == [(name, family, "device")]
+    assert at_once.verdict == "culprit-found"
+    assert at_once.pairing.share == 1
+    assert at_once.is_emulated
+    assert at_once.n_runs == 2
+    assert by_halves.n_runs <= math.ceil(math.log2(N_STEPS)) + 2
+    assert (by_halves.culprits, by_halves.outputs) == (at_once.culprits, at_once.outputs)
 
 
 @pytest.mark.parametrize("memory", [1 << 30, 1])
@@ -77,13 +80,24 @@ def test_all_faults_are_found_each_by_itself(pair, memory):
     assert names(found) == [("first", "shift", "device"), ("third", "affine", "device")]
 
 
-def test_both_ways_of_looking_find_the_same(pair):
-    emulate = ["channel-affine:gain=1.1,at=joined_cast_fp16"]
-    one, other = (
-        diagnose(*pair, samples(), emulate=emulate, memory=memory) for memory in (1 << 30, 1)
-    )
-    assert one.culprits == other.culprits
-    assert one.outputs == other.outputs
+def test_what_core_ml_does_is_seen_through_more_outputs(pair, monkeypatch):
+    """The reference runtime stands for Core ML, which gives outputs only, a few at a time."""
+    emulate = ["int-shift:displacement=1,at=third_cast_fp16"]
+    direct = diagnose(*pair, samples(), emulate=emulate, memory=1)
+
+    def open_exposed(path, **how):
+        assert how.pop("runtime") == "auto"
+        opened.append(path)
+        return open_runner(path, runtime="reference", **how)
+
+    opened = []
+    monkeypatch.setattr(tracing, "runtime_here", lambda runtime: "coreml")
+    monkeypatch.setattr(tracing, "_MOST_ON_CORE_ML", N_STEPS - 1)
+    monkeypatch.setattr(tracing, "open_runner", open_exposed)
+    found = diagnose(*pair, samples(), emulate=emulate)
+    assert found.culprits == direct.culprits
+    assert found.n_runs == direct.n_runs
+    assert len(opened) == found.n_runs + 1  # the last one tells where it ran
 
 
 def test_the_same_package_twice_differs_by_the_fault_alone(pair):
@@ -109,6 +123,26 @@ def test_other_weights_are_the_fault_of_the_program(pair, tmp_path):
     assert found.pairing.differing == ("second_cast_fp16",)
 
 
+def test_one_function_of_several_is_diagnosed(tmp_path):
+    def network(x, n_times):
+        for n in range(n_times):
+            x = mb.tanh(x=x, name=f"curved{n}")
+        return mb.exp(x=x, name="out")
+
+    parts = {
+        name: build(tmp_path / f"{name}.mlpackage", network, n_times=n_times)
+        for name, n_times in (("short", 1), ("long", 2))
+    }
+    both = save_functions(tmp_path / "both.mlpackage", parts)
+    fault = "int-shift:displacement=1,at=curved1_cast_fp16"
+    found = diagnose(both, both, samples(), function="long", emulate=[fault])
+    assert names(found) == [("curved1", "shift", "device")]
+    assert {found.provenance[role]["function"] for role in ("reference", "observed")} == {"long"}
+    assert diagnose(both, both, samples()).pairing.n_operations == 2
+    with pytest.raises(InputError, match="no function 'tall'"):
+        diagnose(both, both, samples(), function="tall")
+
+
 def test_what_fp16_cannot_hold_is_the_fault_of_the_program(tmp_path):
     def overflowing(x):
         big = mb.mul(x=x, y=np.float32(60000.0), name="big")
@@ -132,14 +166,28 @@ def test_a_source_tells_the_converter_from_the_device(pair, tmp_path):
         found = diagnose(*pair, samples(), source=file, emulate=emulate)
         return found.source["out"]["conclusion"]
 
-    shift = "int-shift:displacement=1,at=second_cast_fp16"
-    assert conclusion(1) == "all three agree"
-    assert "the device, or fp16, is at fault" in conclusion(1, shift)
     assert "the converter is at fault" in conclusion(1.5)
-    assert conclusion(1.5, shift).startswith("all three differ")
+    shift = "int-shift:displacement=1,at=second_cast_fp16"
+    assert "the device, or fp16, is at fault" in conclusion(1, shift)
     np.savez(tmp_path / "other.npz", out=right[:2])
     with pytest.raises(InputError, match="holds 2 samples"):
         diagnose(*pair, samples(), source=tmp_path / "other.npz")
+
+
+@pytest.mark.parametrize(
+    ("is_right", "is_same", "conclusion"),
+    [
+        ((True, True), True, "all three agree"),
+        ((True, False), False, "the device, or fp16, is at fault"),
+        ((False, True), False, "the reference package is at fault"),
+        ((False, False), True, "the source differs: the converter is at fault"),
+        ((False, False), False, "the device or fp16, too"),
+    ],
+)
+def test_who_agrees_tells_who_is_at_fault(is_right, is_same, conclusion):
+    reference, observed = is_right
+    told = conclude(reference_is_right=reference, observed_is_right=observed, is_same=is_same)
+    assert conclusion in told
 
 
 def test_an_interrupted_diagnosis_goes_on_and_comes_to_the_same(pair, tmp_path, monkeypatch):
