@@ -13,6 +13,7 @@ import numpy as np
 
 from convcal.coreml.weights import release_pages
 from convcal.errors import RunnerError, UnavailableError, WriteError
+from convcal.interrupts import deferred_interrupts
 from convcal.runtime.allocator import large_blocks_returned
 from convcal.runtime.translation import translate
 from convcal.runtime.translation.parameters import static_shape
@@ -157,8 +158,9 @@ def load_onnxruntime() -> Any:
         If one of them is not installed.
     """
     try:
-        import onnx  # noqa: F401 - the translation needs it
-        import onnxruntime
+        with deferred_interrupts():
+            import onnx  # noqa: F401 - the translation needs it
+            import onnxruntime
     except ImportError as error:
         raise UnavailableError(
             f"the reference runtime needs the Python packages onnx and onnxruntime "
