@@ -4,8 +4,10 @@
 from __future__ import annotations
 
 import argparse
+from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
+from convcal.cli.commands import command_line
 from convcal.cli.contract import ExitCode, Outcome
 from convcal.cli.parser import (
     Verbs,
@@ -126,7 +128,10 @@ def _check(arguments: argparse.Namespace) -> Outcome:
             "calibration": None if calibration is None else calibration.id,
             "provenance": pairs.provenance,
         },
-        render=lambda: _render(result, calibration, pairs.provenance),
+        render=lambda: [
+            *_render(result, calibration, pairs.provenance),
+            *_next_step(arguments, is_passed=bool(result)),
+        ],
         exit_code=ExitCode.DONE if result else ExitCode.NO,
     )
 
@@ -154,6 +159,17 @@ def _render(
     corrected = "" if calibration is None else f", corrected by calibration {calibration.id}"
     parts.append(f"\n{'passed' if result else 'failed'}{corrected}: {_wanted(result.thresholds)}")
     return parts
+
+
+def _next_step(arguments: argparse.Namespace, *, is_passed: bool) -> Iterator[str]:
+    """Say how to learn why the models differ, where `diagnose` can be asked the same."""
+    models = (arguments.reference, arguments.candidate)
+    if is_passed or None in models or arguments.calibration or arguments.margins:
+        return
+    if arguments.function is None:
+        words = ["convcal", "diagnose", *models, "--data", arguments.data]
+        words += [word for fault in arguments.emulate for word in ("--emulate", fault)]
+        yield f"which operation goes wrong:\n  {command_line(*words)}"
 
 
 def _wanted(thresholds: Thresholds) -> str:

@@ -293,7 +293,10 @@ def between(low: float, high: float) -> Callable[[str], float]:
 def byte_count(text: str) -> int:
     """Read a number of bytes, as ``500M`` or ``4G``."""
     unit = {"K": 10, "M": 20, "G": 30}.get(text[-1:].upper(), 0)
-    size = _number(text[:-1] if unit else text, float) * 2**unit
+    try:
+        size = float(text[:-1] if unit else text) * 2**unit
+    except ValueError:
+        size = math.nan
     if not 1 <= size < math.inf:
         raise argparse.ArgumentTypeError(f"'{text}' is no size; as 500M or 4G")
     return int(size)

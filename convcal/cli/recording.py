@@ -117,6 +117,8 @@ def _render_run(recording: Recording) -> list[RenderableType]:
     parts: list[RenderableType] = []
     if faults := recording.provenance.get("faults"):
         parts.append(emulation_notice([str(faults)]))
+    if recording.provenance.get("runtime") == "reference":
+        parts.append("made by the reference runtime, on the CPU: no Apple hardware took part")
     parts.append(
         f"outputs of {n_samples(recording.samples)} written to {recording.path}, each with"
     )

@@ -148,11 +148,15 @@ def _bar(label: str) -> Iterator[Callable[[int, int], None]]:
 
 
 def _lines(label: str) -> Callable[[int, int], None]:
-    start = told = time.monotonic()
+    start = told = latest = time.monotonic()
+    before = 0
 
     def update(done: int, total: int) -> None:
-        nonlocal told
+        nonlocal start, told, latest, before
         now = time.monotonic()
+        if done < before:  # a new run over the samples, which what came before says nothing of
+            start = latest
+        latest, before = now, done
         if now - told >= SECONDS_BETWEEN_LINES and 0 < done < total:
             told = now
             left = (now - start) / done * (total - done)

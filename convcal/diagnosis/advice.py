@@ -15,7 +15,6 @@ __all__ = ["advise"]
 _CORRECTABLE = frozenset(
     {"shift", "sub-pixel-shift", "affine", "scale", "row-stride", "length", "grid", "flat-offset"}
 )
-_MOVED = frozenset({"shift", "sub-pixel-shift"})
 _OVERFLOWS = frozenset({"saturation", "dead-channel"})
 _STRIDES = (
     "read the array through its strides, which Core ML pads: in Swift "
@@ -56,7 +55,7 @@ def advise(
         Sentences and command lines; REFERENCE, OBSERVED, DATA stand for those of the command.
     """
     advice: list[str] = []
-    if family == "row-stride":
+    if family == "row-stride" and is_output:
         advice.append(_STRIDES)
     if family == "channel-order":
         advice.append(_REORDER)
@@ -69,16 +68,18 @@ def advise(
         advice.append("scale down before the operation and up after it, so that fp16 holds it")
     if family == "cliff":
         advice.append("keep the argument small: subtract the maximum, or bound it, before")
-    if cause == "device" and family in _MOVED and _has(operations, "conv_transpose"):
-        advice.append(f"write its crop out: {_rewrite('explicit-crop', operations)}")
+    if has_fp16:
+        advice.append(
+            "without converting again, change the package: "
+            f"{rewriting(operations, family=family, cause=cause)}"
+        )
     if cause == "program" and not has_fp16:
         advice.append(
             "the packages compute different things here: compare the parameters and weights of "
             "this operation, and convert the same network again with the same options"
         )
     elif has_fp16:
-        advice.append(f"keep it in fp32: {_rewrite('fp32-island', operations)}")
-        advice.append(f"or, if you can convert again: {op_selector(operations)}")
+        advice.append(f"if you can convert again, keep it in fp32: {op_selector(operations)}")
         if cause == "program":
             advice.append(
                 "if that does not help, the packages compute different things here: compare "
@@ -103,17 +104,16 @@ def _flags(how: Mapping[str, Any]) -> str:
     return "".join(f" {shlex.quote(word)}" for word in words)
 
 
-def _has(operations: Sequence[Step], kind: str) -> bool:
-    return any(step.type == kind for step in operations)
-
-
-def _rewrite(strategy: str, operations: Sequence[Step]) -> str:
-    """Give the command that writes operations in another way."""
-    names = [step.name for step in operations]
-    if strategy == "explicit-crop":
-        names = [step.name for step in operations if step.type == "conv_transpose"]
-    at = " ".join(shlex.quote(name) for name in names)
-    return f"convcal rewrite OBSERVED --strategy {strategy} --at {at} -o FIXED.mlpackage"
+def rewriting(operations: Sequence[Step], *, family: str, cause: str) -> str:
+    """Give the command line that replaces operations by others that the fault leaves alone."""
+    strategy = "fp32-island"
+    transposed = [step for step in operations if step.type == "conv_transpose"]
+    if cause == "device" and transposed:
+        operations = transposed
+        # A shift is a crop at the wrong place; anything else is wrong before it is cropped.
+        strategy = "explicit-crop" if family == "shift" else "zero-insertion"
+    names = " ".join(shlex.quote(step.name) for step in operations if step.type != "cast")
+    return f"convcal rewrite OBSERVED --strategy {strategy} --at {names} -o NAME.mlpackage"
 
 
 def op_selector(operations: Sequence[Step]) -> str:

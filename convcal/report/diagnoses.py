@@ -59,6 +59,11 @@ def diagnosis_tables(diagnosis: Diagnosis, *, paths: Mapping[str, str]) -> list[
         )
     if diagnosis.outputs:
         parts.append(_outputs(diagnosis))
+    if not diagnosis.culprits and not diagnosis.is_emulated and _ran_on_reference(diagnosis):
+        parts.append(
+            "a fault of a device cannot show here; if the outputs of one are wrong, see which "
+            + _filled("operations known faults touch: convcal inspect OBSERVED", paths)
+        )
     for name, found in (diagnosis.source or {}).items():
         parts.append(
             f"{printable(name)}: {found['conclusion']} (relative error of the reference "
@@ -113,17 +118,27 @@ def _limits(diagnosis: Diagnosis) -> Iterator[str]:
     pairing = diagnosis.pairing
     yield (
         f"{pairing.n_matched} of {pairing.n_operations} operations matched "
-        f"({pairing.share:.0%}), {diagnosis.n_samples} samples, {diagnosis.n_runs} runs"
+        f"({pairing.share:.0%}), {_counted(diagnosis.n_samples, 'sample')}, "
+        f"{_counted(diagnosis.n_runs, 'run')}"
     )
     if pairing.unmatched:
         yield f"without a partner, judged with their neighbours: {_listed(pairing.unmatched)}"
     if diagnosis.passed_over:
         yield (
-            "passed over, since the reference runtime does not have them: "
+            "passed over, since the reference runtime cannot run them by themselves: "
             f"{_listed(diagnosis.passed_over)}"
         )
     if diagnosis.culprits and not diagnosis.is_complete:
         yield "what comes after the first culprit was not judged; --all does that"
+
+
+def _ran_on_reference(diagnosis: Diagnosis) -> bool:
+    record = diagnosis.provenance.get("observed")
+    return isinstance(record, Mapping) and record.get("runtime") == "reference"
+
+
+def _counted(n: int, what: str) -> str:
+    return f"{n} {what}{'s' if n != 1 else ''}"
 
 
 def _listed(steps: Sequence[Step]) -> str:

@@ -77,6 +77,9 @@ def origin_notices(provenance: Mapping[str, Any]) -> Iterator[Text]:
     """
     if faults := provenance.get("faults"):
         yield emulation_notice(faults)
+    observed = provenance.get("observed")
+    if isinstance(observed, Mapping) and (profiles := observed.get("fault_profiles")):
+        yield Text(f"They are those of {plain(str(profiles))}.", style="bold magenta")
     roles = [
         role for role in ("reference", "observed") if _runtime(provenance, role) == "reference"
     ]

@@ -15,7 +15,7 @@ from convcal.errors import InputError
 from convcal.faults import ArrayFault
 from convcal.runtime.execution import ExecutableProgram
 from convcal.runtime.operation_faults import EmulatedFault, operation_faults
-from convcal.runtime.translation import NO_TENSORS, OPERATIONS, find_value, translate
+from convcal.runtime.translation import NO_TENSORS, OPERATIONS, find_value, nearest, translate
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -223,11 +223,9 @@ def _unknown(
 ) -> InputError:
     if name in nested:
         return _unreachable(fault, name, nested[name])
-    names = list(made)
-    some = ", ".join(f"'{each}'" for each in names[:20])
     return InputError(
         f"the fault '{fault}' is to act at '{name}', and the program has no such tensor or "
-        f"operation; it has {some}{' …' if len(names) > 20 else ''}"
+        f"operation; it has {nearest(name, list(made))}"
     )
 
 

@@ -13,6 +13,7 @@ import pytest
 from cli.scenes import FAULT, displaced
 
 from convcal import Calibration, Correction, OutputCalibration
+from convcal.cli.terminal import progress
 from convcal.datasets import make_pair
 from convcal.errors import UnavailableError
 from convcal.faults import parse_fault
@@ -406,6 +407,25 @@ def test_progress_is_told_in_sparse_lines_where_there_is_no_terminal(
     lines = convcal(*words).err.splitlines()
     assert lines[0].startswith("running both models: 1 of 12, about ")
     assert len(lines) == 11
+
+
+def test_the_time_left_is_reckoned_anew_for_every_run_over_the_samples(monkeypatch, capsys):
+    times = iter([0.0, 100.0, 200.0, 210.0])
+    clock = SimpleNamespace(monotonic=lambda: next(times))
+    monkeypatch.setattr("convcal.cli.terminal.time", clock)
+    with progress("running") as tell:
+        tell(1, 2)
+        tell(2, 2)
+        tell(1, 3)
+    lines = capsys.readouterr().err.splitlines()
+    assert lines == ["running: 1 of 2, about 100 s left", "running: 1 of 3, about 20 s left"]
+
+
+def test_a_check_that_fails_leads_to_the_operation_at_fault(convcal, pair, data):
+    result = convcal("check", *pair, "--data", data, "--emulate", FAULT)
+    assert result.code == 1
+    assert f"convcal diagnose {pair[0]} {pair[1]} --data {data} --emulate {FAULT}" in result.out
+    assert "convcal diagnose" not in convcal("check", *pair, "--data", data).out
 
 
 @pytest.mark.parametrize("verb", ["fit", "check", "capture", "run"])

@@ -8,7 +8,7 @@ import json
 
 import numpy as np
 import pytest
-from estimation.expectations import assert_identity
+from expectations import assert_identity
 from hypothesis import given, settings
 from hypothesis import strategies as st
 

@@ -7,7 +7,7 @@ import re
 
 import numpy as np
 import pytest
-from estimation.expectations import assert_identity
+from expectations import assert_identity
 
 from convcal.datasets import make_pair
 from convcal.estimation import estimate

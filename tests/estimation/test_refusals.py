@@ -5,7 +5,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from estimation.expectations import assert_identity
+from expectations import assert_identity
 
 from convcal.datasets import make_pair
 from convcal.errors import InputError

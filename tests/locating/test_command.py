@@ -42,11 +42,13 @@ def test_people_read_what_is_wrong_and_what_to_do(run):
     assert "--all does that" in out
 
 
-def test_nothing_wrong_is_exit_code_0(run):
+def test_nothing_wrong_is_exit_code_0(run, pair):
     code, out, _ = run()
     assert code == 0
     assert "every operation is right" in out
     assert "no Apple hardware took part" in out
+    assert "a fault of a device cannot show here" in out
+    assert f"convcal inspect {pair[1]}" in out
 
 
 def test_a_correctable_output_leads_to_fit_with_the_paths_of_this_run(run, pair):
@@ -57,6 +59,20 @@ def test_a_correctable_output_leads_to_fit_with_the_paths_of_this_run(run, pair)
     paths = [str(path) for path in pair]
     target = ["-o", "NAME.calibration.json"]
     assert shlex.split(command)[2:] == [*paths, "--data", "data.npz", *words, *target]
+
+
+def test_the_rewrite_that_is_advised_can_be_run_as_it_is_printed(run, tmp_path):
+    _, out, _ = run("--emulate", FAULT)
+    (command,) = (line for line in out.splitlines() if "convcal rewrite " in line)
+    words = shlex.split(command[command.index("convcal rewrite ") :])
+    words[words.index("NAME.mlpackage")] = str(tmp_path / "new.mlpackage")
+    assert main(words[1:]) == 0
+    assert (tmp_path / "new.mlpackage").is_dir()
+
+
+def test_a_profile_is_named_in_the_label(run):
+    _, out, _ = run("--emulate", "profile-m1-ane")
+    assert "They are those of profile-m1-ane." in out
 
 
 def test_scripts_get_the_diagnosis_and_a_file(run, tmp_path):
@@ -98,7 +114,7 @@ def test_an_interrupted_one_says_how_to_go_on(run, tmp_path, monkeypatch):
     ("words", "named"),
     [
         (("--resume",), "-o FILE"),
-        (("--memory", "much"), "much"),
+        (("--memory", "small"), "'small' is no size; as 500M or 4G"),
         (("--memory", "0"), "'0' is no size"),
         (("--source", "nothing.npz"), "nothing.npz"),
         (("--emulate", "int-shift:at=nowhere"), "nowhere"),

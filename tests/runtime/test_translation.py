@@ -17,6 +17,7 @@ from convcal.runtime.translation import (
     arithmetic,
     comparisons,
     lists,
+    nearest,
     normalization,
     reductions,
     states,
@@ -245,3 +246,11 @@ def test_transposed_convolutions_agree_with_the_evaluator(case):
     x, arguments = case
     package = make_package(lambda x: mb.conv_transpose(x=x, **arguments), x=x.shape)
     assert_agrees(package, {"x": x}, terms=sum_of_terms(x, arguments))
+
+
+def test_of_many_names_those_are_named_that_are_most_like_the_wrong_one():
+    names = [f"conv_{n}_cast_fp16" for n in range(40)] + ["up2_cast_fp16", "mask"]
+    assert nearest("up2", names).startswith("'up2_cast_fp16', ")
+    assert nearest("maks", names).startswith("'mask', ")
+    assert nearest("mas", names).count("'") == 2 * 12
+    assert nearest("up2", ["first", "second"]) == "'first', 'second'"

@@ -12,6 +12,7 @@ from convcal.runtime.translation.translator import (
     OperationFault,
     Translation,
     find_value,
+    nearest,
     translate,
     unsupported,
 )
@@ -22,6 +23,7 @@ __all__ = [
     "OperationFault",
     "Translation",
     "find_value",
+    "nearest",
     "translate",
     "unsupported",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from difflib import SequenceMatcher
 from functools import partial
 from typing import TYPE_CHECKING, Protocol
 
@@ -50,9 +51,13 @@ __all__ = [
     "OperationFault",
     "Translation",
     "find_value",
+    "nearest",
     "translate",
     "unsupported",
 ]
+
+_MOST_NAMES = 12
+"""So many names a message has."""
 
 OPERATIONS = {
     **activations.OPERATIONS,
@@ -252,10 +257,22 @@ def find_value(program: Program, name: str) -> Value:
                 element_type(value)
                 return value
             names.append(value.name)
-    some = ", ".join(f"'{each}'" for each in names[:20])
-    raise InputError(
-        f"the program has no tensor '{name}'; it has {some}{' …' if len(names) > 20 else ''}"
-    )
+    raise InputError(f"the program has no tensor '{name}'; it has {nearest(name, names)}")
+
+
+def nearest(name: str, names: Sequence[str]) -> str:
+    """Give names for a message: all, if they are few, or those most like a name that is not one.
+
+    A name that begins or contains it comes first, as ``conv_cast_fp16`` for ``conv``.
+    """
+    rest = ""
+    if len(names) > _MOST_NAMES:
+        likeness = {
+            each: (name in each, SequenceMatcher(None, name, each).ratio()) for each in names
+        }
+        names = sorted(names, key=likeness.__getitem__, reverse=True)[:_MOST_NAMES]
+        rest = " …"
+    return ", ".join(f"'{each}'" for each in names) + rest
 
 
 def _translate(
