@@ -92,18 +92,6 @@ def advise(
     return tuple(advice)
 
 
-def rewriting(operations: Sequence[Step], *, family: str, cause: str) -> str:
-    """Give the command line that replaces operations by others that the fault leaves alone."""
-    strategy = "fp32-island"
-    transposed = [step for step in operations if step.type == "conv_transpose"]
-    if cause == "device" and transposed:
-        operations = transposed
-        # A shift is a crop at the wrong place; anything else is wrong before it is cropped.
-        strategy = "explicit-crop" if family == "shift" else "zero-insertion"
-    names = " ".join(shlex.quote(step.name) for step in operations if step.type != "cast")
-    return f"convcal rewrite OBSERVED --strategy {strategy} --at {names} -o NAME.mlpackage"
-
-
 def _flags(how: Mapping[str, Any]) -> str:
     """Give the flags of ``convcal fit`` that run the observed model in the same way."""
     words = [] if how["function"] is None else ["--function", how["function"]]
@@ -114,6 +102,18 @@ def _flags(how: Mapping[str, Any]) -> str:
     for fault in how["faults"]:
         words += ["--emulate", fault]
     return "".join(f" {shlex.quote(word)}" for word in words)
+
+
+def rewriting(operations: Sequence[Step], *, family: str, cause: str) -> str:
+    """Give the command line that replaces operations by others that the fault leaves alone."""
+    strategy = "fp32-island"
+    transposed = [step for step in operations if step.type == "conv_transpose"]
+    if cause == "device" and transposed:
+        operations = transposed
+        # A shift is a crop at the wrong place; anything else is wrong before it is cropped.
+        strategy = "explicit-crop" if family == "shift" else "zero-insertion"
+    names = " ".join(shlex.quote(step.name) for step in operations if step.type != "cast")
+    return f"convcal rewrite OBSERVED --strategy {strategy} --at {names} -o NAME.mlpackage"
 
 
 def op_selector(operations: Sequence[Step]) -> str:

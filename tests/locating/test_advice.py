@@ -1,22 +1,29 @@
 # SPDX-License-Identifier: BSD-3-Clause
 """What is advised about a culprit."""
 
+import itertools
+import shlex
+
 import pytest
 
+from convcal.cli.application import build_parser
 from convcal.diagnosis.advice import advise
 from convcal.diagnosis.record import Step
 
 CROPPED = Step("conv_transpose", "up_cast_fp16")
+HOW = {"runtime": "auto", "compute_units": "all", "faults": (), "function": None}
+CORRECTABLE = ("shift", "affine", "row-stride")
+OTHERS = ("saturation", "cliff", "channel-order", "unstructured")
 
 
-def advice(*operations, family, cause="device", is_output=False, has_fp16=True):
+def advice(*operations, family, cause="device", is_output=False, has_fp16=True, **how):
     return advise(
         family=family,
         cause=cause,
         operations=operations,
         is_output=is_output,
         has_fp16=has_fp16,
-        how={"function": None, "runtime": "auto", "compute_units": "all", "faults": ()},
+        how=HOW | how,
     )
 
 
@@ -48,3 +55,28 @@ def test_what_is_fp32_already_is_not_rewritten():
 def test_only_an_output_can_be_read_through_its_strides(is_output):
     found = advice(Step("conv", "c"), family="row-stride", is_output=is_output)
     assert any("MLShapedArray" in each for each in found) == is_output
+
+
+@pytest.mark.parametrize("cause", ["device", "program", "unknown"])
+@pytest.mark.parametrize("family", [*CORRECTABLE, *OTHERS])
+def test_every_command_is_one(family, cause):
+    how = {"runtime": "coreml", "function": "a b", "faults": ("noise:at=up_1",)}
+    operations = (Step("conv_transpose", "up 1"), Step("add", "sum"))
+    commands = set()
+    for is_output, has_fp16 in itertools.product((False, True), repeat=2):
+        found = advice(
+            *operations, family=family, cause=cause, is_output=is_output, has_fp16=has_fp16, **how
+        )
+        for text in found:
+            _, mark, command = text.partition("convcal ")
+            if mark:
+                build_parser().parse_args(shlex.split(command))
+                commands.add(command.split()[0])
+    assert "rewrite" in commands
+    assert ("fit" in commands) == (cause != "program" and family in CORRECTABLE)
+
+
+def test_other_units_are_proposed_where_a_device_did_it():
+    asked = {"family": "noise", "has_fp16": False}
+    assert advice(Step("add", "sum"), **asked, faults=("noise",)) == ()
+    assert "--observed-compute-units cpu-only" in advice(Step("add", "sum"), **asked)[-1]

@@ -70,12 +70,6 @@ def test_the_rewrite_that_is_advised_can_be_run_as_it_is_printed(run, tmp_path):
     assert (tmp_path / "new.mlpackage").is_dir()
 
 
-def test_a_size_that_is_none_is_refused_with_an_example(run):
-    code, _, err = run("--memory", "small")
-    assert code == 2
-    assert "'small' is no size; as 500M or 4G" in err
-
-
 def test_a_profile_is_named_in_the_label(run):
     _, out, _ = run("--emulate", "profile-m1-ane")
     assert "They are those of profile-m1-ane." in out
@@ -120,7 +114,7 @@ def test_an_interrupted_one_says_how_to_go_on(run, tmp_path, monkeypatch):
     ("words", "named"),
     [
         (("--resume",), "-o FILE"),
-        (("--memory", "much"), "much"),
+        (("--memory", "small"), "'small' is no size; as 500M or 4G"),
         (("--memory", "0"), "'0' is no size"),
         (("--source", "nothing.npz"), "nothing.npz"),
         (("--emulate", "int-shift:at=nowhere"), "nowhere"),
