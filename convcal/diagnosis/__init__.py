@@ -11,6 +11,7 @@ from typing import Any
 
 import numpy as np
 
+import convcal
 from convcal.coreml.describe import describe
 from convcal.coreml.package import Package, read_package
 from convcal.coreml.program import Operation, load_program
@@ -136,6 +137,7 @@ def diagnose(
         journal = Journal(
             None if checkpoint is None else Path(checkpoint),
             {
+                "convcal": convcal.__version__,
                 "packages": [package.sha256 for package in packages.values()],
                 "how": tracer.how,
                 "data": origin,

@@ -88,7 +88,7 @@ class Journal:
             if (record.value("format"), record.whole("version")) != (FORMAT, VERSION):
                 raise InputError("it has another format")
             if record.value("diagnosis") != self._identity:
-                raise InputError("it is of other packages, data or options")
+                raise InputError("it is of other packages, data or options, or of another convcal")
             return _numbers(record.value("runs"))
         except (ValueError, TypeError, AttributeError, RecursionError) as error:
             raise InputError(

@@ -163,7 +163,9 @@ class _Matcher:
         """Take fingerprints of the reference, in the place of those that are known."""
         self.prints.update(prints)
         with np.errstate(invalid="ignore", over="ignore"):
-            self._spreads.update((value, float(each.std())) for value, each in prints.items())
+            self._spreads.update(
+                (value, float(each.std())) for value, each in prints.items() if each.size
+            )
 
     def pair(self, observed: Value, reference: Value) -> None:
         self.pairs[observed] = reference
@@ -282,7 +284,7 @@ class _Matcher:
     def _near(self, found: Array, candidates: list[Value]) -> list[Value]:
         """Leave out the candidates that a few values tell apart: there may be hundreds."""
         step = -(-found.size // _GLANCED)
-        if step == 1 or not candidates:
+        if step <= 1 or not candidates:
             return candidates
         glance = np.stack([self.prints[candidate][::step] for candidate in candidates])
         spread = np.array([self._spreads[candidate] for candidate in candidates])

@@ -126,6 +126,14 @@ def test_an_output_of_another_shape_is_the_fault_of_the_program(tmp_path, observ
     assert "is expected" in culprit.reason
 
 
+def test_tensors_that_hold_nothing_are_right(tmp_path):
+    def build(x):
+        nothing = mb.slice_by_index(x=x, begin=[0, 0, 0, 2], end=[1, 3, 12, 2])
+        return mb.relu(x=mb.concat(values=[x, nothing], axis=3), name="y")
+
+    assert diagnose(*packages(tmp_path, build), DATA).verdict == "identical"
+
+
 def test_numbers_where_there_are_none_to_have_are_wrong(tmp_path):
     both = packages(
         tmp_path, lambda x: mb.log(x=x, name="out"), lambda x: mb.log(x=mb.abs(x=x), name="out")
