@@ -67,10 +67,10 @@ class Scene:
             self._arrays = {each: [run[each.name] for run in runs] for each in self.tensors}
         return self._arrays[value]
 
-    def draw(self, planted: Planted, depth: int) -> tuple[Fault, Value] | None:
+    def draw(self, planted: Planted, depth: int, seed: int) -> tuple[Fault, Value] | None:
         """Draw a tensor in a third of the network, and the fault's parameters."""
         key = zlib.crc32(f"{self.network.name} {planted.name}".encode())
-        rng = np.random.default_rng([key, depth])
+        rng = np.random.default_rng([key, depth, seed])
         n = len(self.tensors)
         part = self.tensors[n * depth // 3 : n * (depth + 1) // 3]
         for index in rng.permutation(len(part)):
@@ -132,7 +132,7 @@ def is_located(diagnosis: Diagnosis, value: Value) -> bool:
 
 
 def plant(
-    scenes: Sequence[Scene], faults: Sequence[Planted], *, n_most: int | None
+    scenes: Sequence[Scene], faults: Sequence[Planted], *, n_most: int | None, seed: int
 ) -> dict[str, Count]:
     """Run cases, and count them by fault."""
     counts = {each.name: Count(each.name) for each in faults}
@@ -141,7 +141,7 @@ def plant(
         rng = np.random.default_rng(0)
         drawn = [drawn[index] for index in sorted(rng.permutation(len(drawn))[:n_most])]
     for scene, planted, depth in drawn:
-        found = scene.draw(planted, depth)
+        found = scene.draw(planted, depth, seed)
         if found is None:
             continue
         fault, value = found
@@ -229,6 +229,7 @@ def main() -> int:
     parser.add_argument("--full", action="store_true", help="all cases")
     parser.add_argument("--network", action="append", help="this one alone (may be repeated)")
     parser.add_argument("--fault", action="append", help="this one alone (may be repeated)")
+    parser.add_argument("--seed", type=int, default=0, help="draw other cases")
     parser.add_argument("--write-docs", action="store_true", help="write the table into docs/")
     options = parser.parse_args()
     warnings.simplefilter("ignore")
@@ -242,7 +243,7 @@ def main() -> int:
             if not options.network or network.name in options.network
         ]
         n_most = None if options.full or is_partial else 7
-        counts = list(plant(scenes, faults, n_most=n_most).values())
+        counts = list(plant(scenes, faults, n_most=n_most, seed=options.seed).values())
         n_clean, n_faulty = (0, 0) if is_partial else clean(scenes, N_CLEAN if options.full else 1)
     counts = [count for count in counts if count.n_cases]
     result = table(counts, n_clean, n_faulty)

@@ -339,6 +339,8 @@ def record_outputs(
     """
     path = ensure_absent(target, force=force)
     check_source(data)
+    if isinstance(data, str | os.PathLike) and _is_same(path, Path(data)):
+        raise InputError(f"'{path}' holds the data; write the outputs to another file")
     extra = _intermediate(model, tensors, function=function)
     shapes: dict[str, dict[str, None]] = {}  # as ordered sets
     dtypes: dict[str, str] = {}
@@ -380,3 +382,8 @@ def _run_all(
 def _some(shapes: Iterable[str]) -> str:
     first = list(itertools.islice(shapes, _MOST_SHAPES + 1))
     return ", ".join([*first[:_MOST_SHAPES], *["…"] * (len(first) > _MOST_SHAPES)])
+
+
+def _is_same(path: Path, other: Path) -> bool:
+    """Tell whether two paths are of one file; none where one of them is missing."""
+    return path.exists() and other.exists() and path.samefile(other)

@@ -9,7 +9,7 @@ from typing import Any
 
 from convcal.errors import InputError
 
-__all__ = ["Record", "is_number"]
+__all__ = ["Record", "is_number", "unique_keys"]
 
 
 class Record:
@@ -95,6 +95,14 @@ class Record:
         if not isinstance(values, list):
             raise InputError(f"'{key}' must be a list")
         return [Record(value) for value in values]
+
+
+def unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
+    """Make a JSON object of pairs; raise ValueError where a key comes twice."""
+    found = dict(pairs)
+    if len(found) != len(pairs):
+        raise ValueError("a key comes twice")
+    return found
 
 
 def _is_whole(value: object) -> bool:

@@ -13,14 +13,13 @@ import contextlib
 import functools
 import logging
 import os
-import signal
 import sys
 import tempfile
-import threading
 import warnings
 from typing import TYPE_CHECKING, Any
 
 from convcal.errors import UnavailableError
+from convcal.interrupts import deferred_interrupts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -44,7 +43,7 @@ def load_coremltools() -> Any:
         What the failed import wrote to standard error is in the chained exception's notes.
     """
     try:
-        with _deferred_interrupts(), silenced():
+        with deferred_interrupts(), silenced():
             import coremltools  # noqa: TID251 - this is the one door
             import coremltools.proto  # noqa: TID251
     except ModuleNotFoundError as error:
@@ -101,34 +100,6 @@ def _does_not_load(error: Exception) -> UnavailableError:
         f"({type(error).__name__}: {error}); reinstall it with "
         "'pip install --force-reinstall coremltools' and try again"
     )
-
-
-@contextlib.contextmanager
-def _deferred_interrupts() -> Iterator[None]:
-    """Hold Ctrl-C (SIGTERM and SIGHUP too, where they are handled) back until the block has ended.
-
-    coremltools and what it imports have bare ``except:`` clauses: an interrupt during the import
-    is lost there and a package is left half-imported.
-    """
-    if threading.current_thread() is not threading.main_thread():
-        yield  # only the main thread is ever interrupted
-        return
-    received: list[int] = []
-    handlers = {
-        number: handler
-        for name in ("SIGINT", "SIGTERM", "SIGHUP")
-        if (number := getattr(signal, name, None)) is not None  # Windows has no SIGHUP
-        and callable(handler := signal.getsignal(number))
-    }
-    for number in handlers:
-        signal.signal(number, lambda received_number, _: received.append(received_number))
-    try:
-        yield
-    finally:
-        for number, handler in handlers.items():
-            signal.signal(number, handler)
-    if received:
-        signal.raise_signal(received[0])
 
 
 @contextlib.contextmanager

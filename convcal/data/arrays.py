@@ -175,6 +175,7 @@ class ArrayFile:
             NotImplementedError,  # a compression or encryption that zipfile does not know
             RuntimeError,  # an encrypted member
             struct.error,
+            UnicodeDecodeError,  # a name that is marked as UTF-8, and is not
             OSError,
         ) as error:
             msg = (

@@ -33,6 +33,7 @@ import numpy as np
 from convcal.data.arrays import escape_name, listing
 from convcal.data.npy import NpyHeader, read_npy, read_npy_header
 from convcal.errors import InputError
+from convcal.records import unique_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -88,7 +89,7 @@ class RunResultsFile:
 
     def _iterations(self) -> list[Any]:
         try:
-            document = json.loads(self.path.read_text("utf-8"))
+            document = json.loads(self.path.read_text("utf-8"), object_pairs_hook=unique_keys)
         except OSError as error:
             raise InputError(f"'{self.path}' cannot be read: {error.strerror}") from error
         except (ValueError, RecursionError) as error:

@@ -26,6 +26,7 @@ import numpy as np
 
 from convcal.data.npy import NpyHeader, check_possible, read_npy, read_npy_rows
 from convcal.errors import InputError
+from convcal.records import unique_keys
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -79,7 +80,7 @@ class TensorFile:
         except OSError as error:
             raise InputError(f"'{self.path}' cannot be read: {error.strerror}") from error
         try:
-            header = json.loads(text.decode(), object_pairs_hook=_unique_keys)
+            header = json.loads(text.decode(), object_pairs_hook=unique_keys)
         except (ValueError, RecursionError) as error:
             raise self._damaged(f"its header is not JSON ({error})") from error
         if not isinstance(header, dict):
@@ -137,14 +138,6 @@ class TensorFile:
         with self.path.open("rb") as stream:
             stream.seek(self._offsets[key])
             yield from read_npy_rows(stream, self.headers[key], where=self.where(key))
-
-
-def _unique_keys(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
-    """Make a JSON object of pairs; raise ValueError where a key comes twice."""
-    found = dict(pairs)
-    if len(found) != len(pairs):
-        raise ValueError("a key comes twice")
-    return found
 
 
 def _is_lengths(value: Any) -> TypeGuard[list[int]]:

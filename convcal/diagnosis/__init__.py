@@ -123,6 +123,7 @@ def diagnose(
         role: Outline(load_program(package, function=function, input_shapes=shapes))
         for role, package in packages.items()
     }
+    _check_kinds(outlines)
     with Tracer(
         observed,
         runtime=runtime,
@@ -185,6 +186,21 @@ def diagnose(
         )
         journal.remove()
         return diagnosis
+
+
+def _check_kinds(outlines: Mapping[str, Outline]) -> None:
+    """Refuse outputs that hold whole numbers in one of the programs alone."""
+    dtypes = {
+        role: {value.name: value.dtype for value in outline.program.outputs}
+        for role, outline in outlines.items()
+    }
+    for name, dtype in dtypes["observed"].items():
+        other = dtypes["reference"].get(name, dtype)
+        if dtype.startswith("float") != other.startswith("float"):
+            raise InputError(
+                f"output '{name}' is of type {other} in the reference and {dtype} in the observed "
+                "model; both must be conversions of one network: convert one of them again"
+            )
 
 
 def _usable(opened: CalibrationSet, description: ModelDescription) -> Samples:

@@ -78,7 +78,7 @@ def advise(
             "the packages compute different things here: compare the parameters and weights of "
             "this operation, and convert the same network again with the same options"
         )
-    elif has_fp16:
+    elif has_fp16 and operations:
         advice.append(f"if you can convert again, keep it in fp32: {op_selector(operations)}")
         if cause == "program":
             advice.append(
@@ -90,18 +90,6 @@ def advise(
             "see whether other compute units have the fault: --observed-compute-units cpu-only"
         )
     return tuple(advice)
-
-
-def _flags(how: Mapping[str, Any]) -> str:
-    """Give the flags of ``convcal fit`` that run the observed model in the same way."""
-    words = [] if how["function"] is None else ["--function", how["function"]]
-    if how["runtime"] != "auto":
-        words += ["--runtime", how["runtime"]]
-    if how["compute_units"] != "all":
-        words += ["--observed-compute-units", how["compute_units"]]
-    for fault in how["faults"]:
-        words += ["--emulate", fault]
-    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def rewriting(operations: Sequence[Step], *, family: str, cause: str) -> str:
@@ -116,10 +104,22 @@ def rewriting(operations: Sequence[Step], *, family: str, cause: str) -> str:
     return f"convcal rewrite OBSERVED --strategy {strategy} --at {names} -o NAME.mlpackage"
 
 
+def _flags(how: Mapping[str, Any]) -> str:
+    """Give the flags of ``convcal fit`` that run the observed model in the same way."""
+    words = [] if how["function"] is None else ["--function", how["function"]]
+    if how["runtime"] != "auto":
+        words += ["--runtime", how["runtime"]]
+    if how["compute_units"] != "all":
+        words += ["--observed-compute-units", how["compute_units"]]
+    for fault in how["faults"]:
+        words += ["--emulate", fault]
+    return "".join(f" {shlex.quote(word)}" for word in words)
+
+
 def op_selector(operations: Sequence[Step]) -> str:
     """Give the argument of ``coremltools.convert`` that keeps operations in fp32."""
     names = [step.name for step in operations]
     # coremltools appends this to the names of what it makes fp16.
     names = [name.removesuffix("_cast_fp16") for name in names]
-    test = f"op.name != {names[0]!r}" if len(names) == 1 else f"op.name not in {set(names)!r}"
+    test = f"op.name != {names[0]!r}" if len(names) == 1 else f"op.name not in {names!r}"
     return f"compute_precision=ct.transform.FP16ComputePrecision(op_selector=lambda op: {test})"

@@ -62,7 +62,8 @@ class Programs:
     steps : tuple of str
         The observed tensors that are judged, by what they are called where they are looked at: an
         output by its own name. An output that the program goes on to use comes twice, as the
-        tensor and as what is handed out.
+        tensor and as what is handed out. All outputs are among them, and judged by the
+        reference's output of that name, whatever the tensors are paired with.
     """
 
     def __init__(
@@ -77,21 +78,25 @@ class Programs:
         self.description = description
         self._outputs: dict[Value, list[str]] = {}
         for name, value in observed.outputs.items():
-            if name in description.output_names and value in self.pairs:
+            if name in description.output_names and name in reference.outputs:
                 self._outputs.setdefault(value, []).append(name)
         self._values: dict[str, Value] = {}
-        for value in self.pairs:
-            if value in observed.program.inputs:
+        for value in observed.tensors:
+            if value not in self.pairs and value not in self._outputs:
                 continue
-            names = [name for name in self._outputs.get(value, []) if name != value.name]
-            if not names or observed.consumers[value]:
-                names.insert(0, value.name)
+            names = self._outputs.get(value, [])
+            if value not in observed.program.inputs:
+                names = [name for name in names if name != value.name]
+                if value.name in self._outputs.get(value, []) or (
+                    value in self.pairs and (not names or observed.consumers[value])
+                ):
+                    names.insert(0, value.name)
             self._values |= dict.fromkeys(names, value)
         self.steps = tuple(self._values)
 
     @cached_property
     def outputs(self) -> tuple[str, ...]:
-        """The outputs of the model that have a partner."""
+        """The outputs of the model, but for those that hold no numbers."""
         return tuple(name for names in self._outputs.values() for name in names)
 
     @cached_property
@@ -108,23 +113,33 @@ class Programs:
         """Give the observed tensor of a step."""
         return self._values[step]
 
+    def partner(self, step: str) -> Value:
+        """Give the reference's tensor that says what a step should hold."""
+        if step in self.outputs:
+            return self.reference.outputs[step]
+        return self.pairs[self._values[step]]
+
     def is_handed_out(self, step: str) -> bool:
-        """Tell whether a step is an output of which the program uses the tensor, too."""
+        """Tell whether a step is an output whose tensor is judged by itself, too."""
         value = self._values[step]
-        return step != value.name and value.name in self._values
+        return (
+            step != value.name
+            and value.name in self._values
+            and self.partner(step) is self.partner(value.name)
+        )
 
     @cached_property
     def operations(self) -> dict[str, tuple[tuple[Operation, ...], tuple[Operation, ...]]]:
         """By step the observed and the reference operations behind it, up to other pairs."""
         sides = (
-            (self.observed, set(self.pairs), lambda value: value),
-            (self.reference, set(self.pairs.values()), self.pairs.__getitem__),
+            (self.observed, set(self.pairs), self.value),
+            (self.reference, set(self.pairs.values()), self.partner),
         )
         found = {}
-        for step, value in self._values.items():
+        for step in self.steps:
             both = []
-            for outline, stops, partner in sides:
-                program = part(outline, given=stops, wanted=[partner(value)])
+            for outline, stops, wanted in sides:
+                program = part(outline, given=stops, wanted=[wanted(step)])
                 names = {operation.name for operation in program.operations}
                 both.append(tuple(each for each in outline.operations if each.name in names))
             found[step] = (both[0], both[1])
@@ -138,10 +153,10 @@ class Programs:
         return {
             step: frozenset(
                 names[fed.name]
-                for fed in part(self.reference, given=partners, wanted=[self.pairs[value]]).inputs
+                for fed in part(self.reference, given=partners, wanted=[self.partner(step)]).inputs
                 if fed.name in names
             )
-            for step, value in self._values.items()
+            for step in self.steps
         }
 
     @cached_property
@@ -190,9 +205,8 @@ class Comparison:
         self._programs = programs
         self._steps = tuple(steps)
         pairs = programs.pairs
-        values = dict.fromkeys(programs.value(step) for step in steps)
-        stops = {pairs[value] for value in given}
-        wanted = [pairs[value] for value in values]
+        stops = {pairs[value] for value in given if value in pairs}
+        wanted = tuple(dict.fromkeys(programs.partner(step) for step in steps))
         self._computations = [
             Computation(programs.reference, given=stops, wanted=wanted, dtype=dtype)
             for dtype in (None, "float16")
@@ -224,7 +238,7 @@ class Comparison:
         fed = {**sample, **{name: found[seen] for name, seen in self._fed.items()}}
         steps: dict[str, list[str]] = {}
         for step in self._steps:
-            steps.setdefault(programs.pairs[programs.value(step)].name, []).append(step)
+            steps.setdefault(programs.partner(step).name, []).append(step)
         runs = [computation.run(fed) for computation in self._computations]
         for (name, expected), (_, rounded) in zip(*runs, strict=True):
             for step in steps[name]:

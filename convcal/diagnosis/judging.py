@@ -130,7 +130,7 @@ def measure_levels(expected: NDArray[Any], rounded: NDArray[Any], observed: NDAr
         return _levels_of_wholes(expected, rounded, observed)
     ref, half, obs = (array.astype(np.float64) for array in (expected, rounded, observed))
     is_finite = np.isfinite(ref)
-    if (is_finite & ~np.isfinite(obs)).any():
+    if (is_finite & ~np.isfinite(obs)).any() or _is_invented(ref, half, obs).any():
         return Levels(math.inf, math.inf, 1.0)
     known = np.where(is_finite, ref, 0.0)
     error = np.where(is_finite, obs, 0.0) - known
@@ -147,6 +147,19 @@ def measure_levels(expected: NDArray[Any], rounded: NDArray[Any], observed: NDAr
     allowed = np.maximum(noise.reshape(column), fp16_step(known) / math.sqrt(12))
     worst = np.abs(error) / np.maximum(allowed, off)
     return Levels(float((rms / noise).max()), float(worst.max()), _relative(known, error))
+
+
+def _is_invented(expected: Array, rounded: Array, observed: Array) -> NDArray[np.bool_]:
+    """Tell where a number is observed and there is none to have, in fp32 and fp16 alike.
+
+    The largest numbers of fp16 stand for infinities, as in the masks of attention.
+    """
+    is_none = ~np.isfinite(expected) & ~np.isfinite(rounded) & np.isfinite(observed)
+    is_like_infinity = np.isinf(expected) & (np.abs(observed) >= np.finfo(np.float16).max)
+    found: NDArray[np.bool_] = is_none & ~(
+        is_like_infinity & (np.sign(observed) == np.sign(expected))
+    )
+    return found
 
 
 def _relative(expected: Array, error: Array) -> float:
@@ -186,6 +199,16 @@ def judge(
         return _noise(levels)
     ref = expected.astype(np.float32) if expected.dtype.kind != "f" else expected
     obs = observed.astype(np.float32) if observed.dtype.kind != "f" else observed
+    if obs.shape != ref.shape:
+        # Only what is too long in space can be cropped.
+        is_longer = obs.ndim == ref.ndim and all(
+            has == wanted or (axis > 1 and has > wanted)
+            for axis, (has, wanted) in enumerate(zip(obs.shape, ref.shape, strict=True))
+        )
+        reason = (
+            f"it has the shape {obs.shape}, and {ref.shape} is expected (samples, channels, space)"
+        )
+        return Judgement("length" if is_longer else "unstructured", reason, levels)
     told = _told(ref, obs)
     if told.family in _UNTOLD:
         return _by_values(ref, rounded, obs, levels, told)
@@ -246,6 +269,10 @@ def _by_values(
             evidence,
         )
     ref, obs = expected.astype(np.float64), observed.astype(np.float64)
+    is_invented = _is_invented(ref, rounded.astype(np.float64), obs)
+    if is_invented.any():
+        reason = f"{is_invented.mean():.2%} of the values are numbers, and should not be finite"
+        return Judgement("non-finite", reason, levels, evidence)
     is_lost = np.isfinite(ref) & ~np.isfinite(obs)
     if is_lost.any():
         reason = f"{is_lost.mean():.2%} of the values are not finite, and should be"

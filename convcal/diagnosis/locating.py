@@ -250,8 +250,7 @@ class _Walk:
         if judgement.is_wrong:
             cause = "unknown"
             if faithful:
-                shown = [programs.shown(step, array) for array in faithful]
-                cause = _cause(triple, joined_like(shown, triple))
+                cause = _cause(triple, [programs.shown(step, array) for array in faithful])
             if programs.is_handed_out(step):
                 cause = "device"
             self.search.culprits.append(Found(step, judgement, cause))
@@ -314,17 +313,13 @@ def _levels_of(triple: Triple) -> Levels:
     return measure_levels(triple.expected, triple.rounded, triple.observed)
 
 
-def joined_like(arrays: Sequence[Array], triple: Triple) -> Array:
-    """Put the samples of a tensor together in the shape of what was expected."""
-    return np.concatenate([np.ravel(array) for array in arrays]).reshape(triple.expected.shape)
-
-
-def _cause(triple: Triple, faithful: Array) -> str:
+def _cause(triple: Triple, faithful: Sequence[Array]) -> str:
     """Tell the program from the device, by what the observed program should have given."""
+    together = np.concatenate([np.ravel(array) for array in faithful])
     if triple.expected.shape != triple.observed.shape:
-        return "device"
+        return "program" if together.size == triple.observed.size else "device"
     with np.errstate(over="ignore", invalid="ignore"):
-        clean = faithful.astype(np.float64)
+        clean = together.reshape(triple.expected.shape).astype(np.float64)
         rounded = clean + (triple.rounded.astype(np.float64) - triple.expected)
     return "device" if measure_levels(clean, rounded, triple.observed).is_wrong else "program"
 

@@ -132,10 +132,7 @@ def match(
         if not bridges:
             break
         if any(value in observed_prints for value in bridges):
-            matcher.prints = {
-                **matcher.prints,
-                **rerun({matcher.pairs[value]: value for value in matcher.bridged}),
-            }
+            matcher.see(rerun({matcher.pairs[value]: value for value in matcher.bridged}))
     return matcher.result()
 
 
@@ -150,7 +147,8 @@ class _Matcher:
         observed_prints: Prints,
     ) -> None:
         self._reference, self._observed = reference, observed
-        self.prints = dict(reference_prints)
+        self.prints: dict[Value, Array] = {}
+        self._spreads: dict[Value, float] = {}
         self._observed_prints = observed_prints
         self.pairs: dict[Value, Value] = {}
         self._taken: dict[Value, Value] = {}
@@ -159,6 +157,13 @@ class _Matcher:
         self._buckets: dict[tuple[str, int | None], list[Value]] = {}
         for value in reference.tensors:
             self._buckets.setdefault(_bucket(value), []).append(value)
+        self.see(reference_prints)
+
+    def see(self, prints: Prints) -> None:
+        """Take fingerprints of the reference, in the place of those that are known."""
+        self.prints.update(prints)
+        with np.errstate(invalid="ignore", over="ignore"):
+            self._spreads.update((value, float(each.std())) for value, each in prints.items())
 
     def pair(self, observed: Value, reference: Value) -> None:
         self.pairs[observed] = reference
@@ -191,7 +196,7 @@ class _Matcher:
             ]
             deviations = {
                 candidate: off
-                for candidate in _near(found, candidates, self.prints)
+                for candidate in self._near(found, candidates)
                 if (off := deviation(self.prints[candidate], found)) <= AGREE
             }
             if not deviations:
@@ -273,6 +278,21 @@ class _Matcher:
             return math.inf
         off = deviation(reference, observed)
         return 0.0 if math.isnan(off) else off
+
+    def _near(self, found: Array, candidates: list[Value]) -> list[Value]:
+        """Leave out the candidates that a few values tell apart: there may be hundreds."""
+        step = -(-found.size // _GLANCED)
+        if step == 1 or not candidates:
+            return candidates
+        glance = np.stack([self.prints[candidate][::step] for candidate in candidates])
+        spread = np.array([self._spreads[candidate] for candidate in candidates])
+        with np.errstate(invalid="ignore"):
+            error = np.abs(glance - found[::step])
+            # More than half of all errors are below 1.42 times their rms, whatever they are.
+            limit = 1.42 * AGREE * spread
+            is_near = np.median(np.where(np.isnan(error), 0.0, error), axis=1) <= limit
+        is_near |= ~np.isfinite(spread)
+        return [candidate for candidate, near in zip(candidates, is_near, strict=True) if near]
 
     def _is_free(self, value: Value, candidate: Value) -> bool:
         """Tell whether a pair is possible: both free, of one kind, in the order of the others."""
@@ -374,21 +394,6 @@ class _Matcher:
             ):
                 return True
         return False
-
-
-def _near(found: Array, candidates: list[Value], prints: Prints) -> list[Value]:
-    """Leave out the candidates that a few values tell apart: there may be hundreds."""
-    step = -(-found.size // _GLANCED)
-    if step == 1 or not candidates:
-        return candidates
-    glance = np.stack([prints[candidate][::step] for candidate in candidates])
-    with np.errstate(invalid="ignore"):
-        error = np.abs(glance - found[::step])
-        spread = np.array([prints[candidate].std() for candidate in candidates])
-        # More than half of all errors are below 1.42 times their rms, whatever they are.
-        is_near = np.median(np.where(np.isnan(error), 0.0, error), axis=1) <= 1.42 * AGREE * spread
-    is_near |= ~np.isfinite(spread)
-    return [candidate for candidate, near in zip(candidates, is_near, strict=True) if near]
 
 
 def _ancestors(outline: Outline) -> dict[Value, int]:

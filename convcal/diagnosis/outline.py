@@ -31,7 +31,7 @@ class Outline:
     operations : tuple of Operation
         In an order in which they can be computed; without aliases, constants and dead code.
     tensors : tuple of Value
-        The inputs, and then what the operations compute, in that order.
+        The inputs, what the operations compute, in that order, and outputs that are constants.
     """
 
     def __init__(self, program: Program) -> None:
@@ -46,11 +46,13 @@ class Outline:
             if operation in alive and not operation.is_folded and not _is_alias(operation)
         )
         made = (value for operation in self.operations for value in operation.outputs)
-        self.tensors = (*program.inputs, *(value for value in made if value.dtype in _NUMBERS))
+        fixed = dict.fromkeys(value for value in program.outputs if value.constant is not None)
+        every = (*program.inputs, *made, *fixed)
+        self.tensors = tuple(value for value in every if value.dtype in _NUMBERS)
 
     @cached_property
     def outputs(self) -> dict[str, Value]:
-        """What the program gives, by the names of its outputs; constants are left out."""
+        """What the program gives, by the names of its outputs; what holds no numbers is not."""
         named = {value.name: self.origin(value) for value in self.program.outputs}
         return {name: value for name, value in named.items() if value in self.positions}
 

@@ -51,9 +51,10 @@ class SourceOutputs:
                     if sample is not None:
                         self._arrays[name, sample] = array
                         continue
-                    if len(array) != len(samples):
+                    n_held = len(array) if array.ndim else 0
+                    if n_held != len(samples):
                         raise InputError(
-                            f"'{name}' of '{path}' holds {len(array)} samples along its first "
+                            f"'{name}' of '{path}' holds {n_held} samples along its first "
                             f"axis, the data have {len(samples)}; give one of each, in their "
                             "order, or keys SAMPLE/OUTPUT"
                         )

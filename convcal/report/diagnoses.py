@@ -77,7 +77,8 @@ def diagnosis_tables(diagnosis: Diagnosis, *, paths: Mapping[str, str]) -> list[
 def _culprit(
     culprit: Culprit, paths: Mapping[str, str], *, is_emulated: bool
 ) -> Iterator[RenderableType]:
-    title = Text(_listed(culprit.operations), style="bold")
+    # An output may be an input or a constant, which no operation computes.
+    title = Text(_listed(culprit.operations) or printable(culprit.tensor), style="bold")
     title.append(f": {culprit.family}", style="bold red")
     yield title
     cause = "the fault is emulated" if is_emulated and culprit.cause == "device" else None

@@ -13,6 +13,7 @@ import numpy as np
 
 from convcal.coreml.weights import release_pages
 from convcal.errors import RunnerError, UnavailableError, WriteError
+from convcal.interrupts import deferred_interrupts
 from convcal.runtime.allocator import large_blocks_returned
 from convcal.runtime.translation import translate
 from convcal.runtime.translation.parameters import static_shape
@@ -157,8 +158,9 @@ def load_onnxruntime() -> Any:
         If one of them is not installed.
     """
     try:
-        import onnx  # noqa: F401 - the translation needs it
-        import onnxruntime
+        with deferred_interrupts():
+            import onnx  # noqa: F401 - the translation needs it
+            import onnxruntime
     except ImportError as error:
         raise UnavailableError(
             f"the reference runtime needs the Python packages onnx and onnxruntime "
@@ -211,5 +213,5 @@ def _as_fed(tensor: NDArray[Any], dtype: str) -> NDArray[Any]:
     """Give an input the dtype in which the graph takes it: fp16 as fp32."""
     if dtype in ("float16", "float32"):
         with np.errstate(over="ignore"):
-            return np.ascontiguousarray(tensor.astype(dtype, copy=False), np.float32)
-    return np.ascontiguousarray(tensor, dtype)
+            return np.asarray(tensor.astype(dtype, copy=False), np.float32, order="C")
+    return np.asarray(tensor, dtype, order="C")

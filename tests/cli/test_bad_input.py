@@ -401,3 +401,7 @@ def test_outputs_that_are_recorded_take_no_word_on_how_a_model_runs(refused, fla
     ):
         name = flag if flag.startswith("--") else f"--{role}{flag}"
         refused(*words, name, value, names=["takes the place of", name], error="usage")
+
+
+def test_outputs_do_not_replace_the_data_that_they_are_of(refused, pair, data):
+    refused("run", pair[1], "--data", data, "-o", data, "--force", names=["holds the data"])

@@ -271,6 +271,15 @@ def test_folders_in_the_file_are_passed_over(tmp_path):
     np.testing.assert_array_equal(found["y"], [1, 1])
 
 
+def test_a_name_that_is_not_the_utf8_that_it_should_be_is_refused(tmp_path):
+    np.savez(tmp_path / "o.npz", ü=np.ones(2))
+    raw = (tmp_path / "o.npz").read_bytes()
+    # In the header before the array; the directory at the end keeps the name.
+    (tmp_path / "o.npz").write_bytes(raw.replace("ü".encode(), b"\xc3\xff", 1))
+    with pytest.raises(InputError, match="is no readable"):
+        ArrayFile(tmp_path / "o.npz")
+
+
 @pytest.mark.parametrize("content", [b"", b"no zip", b"PK\x03\x04 truncated"])
 def test_a_file_that_is_no_zip_is_refused(tmp_path, content):
     (tmp_path / "f.npz").write_bytes(content)

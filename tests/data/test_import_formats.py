@@ -215,3 +215,11 @@ def test_what_is_not_there_is_named(tmp_path):
     for name in ("o.npz", "o.safetensors", "o.json"):
         with refused(tmp_path, name, error=InputError):
             imported(tmp_path / name, tmp_path / "c")
+
+
+def test_an_output_that_comes_twice_in_a_polygraphy_file_is_refused(tmp_path):
+    write_run_results(tmp_path / "o.json", {"sample-0": {"a": np.ones(2), "b": np.zeros(2)}})
+    text = (tmp_path / "o.json").read_text()
+    (tmp_path / "o.json").write_text(text.replace('"b": ', '"a": '))
+    with pytest.raises(InputError, match="a key comes twice"):
+        imported(tmp_path / "o.json", tmp_path / "c")

@@ -251,7 +251,9 @@ def find_value(program: Program, name: str) -> Value:
     """
     names = []
     made = (operation.outputs for operation in program.operations)
-    for values in (program.inputs, program.states, *made):
+    # An output may be a constant, which nothing makes.
+    fixed = [value for value in program.outputs if value.constant is not None]
+    for values in (program.inputs, program.states, *made, fixed):
         for value in values:
             if value.name == name:
                 element_type(value)
