@@ -68,7 +68,7 @@ def advise(
         advice.append("scale down before the operation and up after it, so that fp16 holds it")
     if family == "cliff":
         advice.append("keep the argument small: subtract the maximum, or bound it, before")
-    if has_fp16:
+    if has_fp16 and any(step.type != "cast" for step in operations):
         advice.append(
             "without converting again, change the package: "
             f"{rewriting(operations, family=family, cause=cause)}"
