@@ -44,8 +44,8 @@ EXPLAINED = """\
 How to read it:
 
 - Speed: the fp32 package in a `ReferenceRunner` and the network's ONNX original, written by hand
-  with the same weights, in a session of ONNX Runtime with the same number of threads. Both run the
-  same samples by turns in one process. With one thread the medians of its processor time are
+  with the same weights, in a session of ONNX Runtime with the same number of threads, which do not
+  spin in either. Both run the same samples by turns in one process. With one thread the medians of its processor time are
   compared; with all threads, which other work on the machine holds up, the fastest turns. Of the
   fp16 package, every result of which is rounded to fp16, the same ratio stands beside, without a
   target.
