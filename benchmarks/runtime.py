@@ -44,11 +44,11 @@ EXPLAINED = """\
 How to read it:
 
 - Speed: the fp32 package in a `ReferenceRunner` and the network's ONNX original, written by hand
-  with the same weights, in a session of ONNX Runtime with the same number of threads. Both run the
-  same samples by turns in one process. With one thread the medians of its processor time are
-  compared; with all threads, which other work on the machine holds up, the fastest turns. Of the
-  fp16 package, every result of which is rounded to fp16, the same ratio stands beside, without a
-  target.
+  with the same weights, in a session of ONNX Runtime with the same number of threads, which do not
+  spin in either. Both run the same samples by turns in one process. With one thread the medians of
+  its processor time are compared; with all threads, which other work on the machine holds up, the
+  fastest turns. Of the fp16 package, every result of which is rounded to fp16, the same ratio
+  stands beside, without a target.
 - Translation: from the package's path to what can run, once coremltools, onnx and ONNX Runtime are
   imported. It is one thread's work; what counts is processor time, the least of a few times.
 - Memory: the peak of a fresh process that opens the package and runs it once, as Linux counts it

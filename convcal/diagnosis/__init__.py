@@ -3,6 +3,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import warnings
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -18,15 +19,14 @@ from convcal.coreml.program import Operation, load_program
 from convcal.coreml.provenance import package_provenance
 from convcal.data.samples import CalibrationSet, check_source, open_samples
 from convcal.diagnosis.advice import advise
-from convcal.diagnosis.comparing import Comparison, Programs
+from convcal.diagnosis.comparing import Programs
 from convcal.diagnosis.journal import Journal
-from convcal.diagnosis.judging import as_batch, measure_levels
 from convcal.diagnosis.locating import Found, Samples, Search, Tell, search
 from convcal.diagnosis.matching import Matching
 from convcal.diagnosis.outline import Outline
 from convcal.diagnosis.pairing import pair_programs
 from convcal.diagnosis.record import Culprit, Diagnosis, Drift, OutputState, Pairing, Step
-from convcal.diagnosis.sources import SourceOutputs, conclude
+from convcal.diagnosis.sources import SourceOutputs, compare_three
 from convcal.diagnosis.tracing import Tracer
 from convcal.errors import ConvcalWarning, InputError
 from convcal.model_description import ModelDescription
@@ -125,13 +125,15 @@ def diagnose(
         for role, package in packages.items()
     }
     _check_kinds(outlines)
-    with Tracer(
-        observed,
-        runtime=runtime,
-        compute_units=observed_compute_units,
-        faults=emulate,
-        function=function,
-        timeout=timeout,
+    with contextlib.closing(
+        Tracer(
+            observed,
+            runtime=runtime,
+            compute_units=observed_compute_units,
+            faults=emulate,
+            function=function,
+            timeout=timeout,
+        )
     ) as tracer:
         origin = data_provenance(data, opened)
         journal = Journal(
@@ -169,7 +171,7 @@ def diagnose(
         except BaseException:
             journal.write()
             raise
-        sources = None if given is None else _three_way(programs, tracer, samples, given)
+        sources = None if given is None else compare_three(programs, tracer, samples, given)
         diagnosis = _diagnosis(
             programs,
             matching,
@@ -335,43 +337,6 @@ def _drift(programs: Programs, result: Search) -> Drift | None:
     step = max(growth, key=lambda each: growth[each][1] - growth[each][0])
     before, after = growth[step]
     return Drift(step, _steps(programs.operations[step][0])[-1], before, after)
-
-
-def _three_way(
-    programs: Programs, tracer: Tracer, samples: Samples, source: SourceOutputs
-) -> dict[str, dict[str, Any]]:
-    """Compare outputs of the source, the reference and the observed model with each other."""
-    outputs = [name for name in programs.outputs if name in source.outputs]
-    comparison = Comparison(programs, given=(), steps=outputs)
-    worst: dict[str, dict[str, Any]] = {}
-    indices = range(len(samples.names))
-    arrays = list(samples.arrays(indices))
-    for index, found in enumerate(tracer.trace(comparison.names, arrays)):
-        for name, triple in comparison.triples(found, samples.tensors(arrays[index])):
-            like = programs.seen(name, found)
-            right = as_batch(source.array(name, samples.names[index], like=like))
-            noise = triple.rounded.astype(np.float64) - triple.expected
-            right = right.astype(np.float64)
-            levels = {
-                "reference": measure_levels(right, right + noise, triple.expected),
-                "observed": measure_levels(right, right + noise, triple.observed),
-                "between": measure_levels(triple.expected, triple.rounded, triple.observed),
-            }
-            for key, each in levels.items():
-                known = worst.setdefault(name, {}).get(key)
-                worst[name][key] = each if known is None else known.joined(each)
-    return {
-        name: {
-            "conclusion": conclude(
-                reference_is_right=not levels["reference"].is_wrong,
-                observed_is_right=not levels["observed"].is_wrong,
-                is_same=not levels["between"].is_wrong,
-            ),
-            "reference_relative_error": levels["reference"].relative,
-            "observed_relative_error": levels["observed"].relative,
-        }
-        for name, levels in worst.items()
-    }
 
 
 def _steps(operations: Iterable[Operation]) -> tuple[Step, ...]:

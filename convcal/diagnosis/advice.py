@@ -68,7 +68,7 @@ def advise(
         advice.append("scale down before the operation and up after it, so that fp16 holds it")
     if family == "cliff":
         advice.append("keep the argument small: subtract the maximum, or bound it, before")
-    if has_fp16:
+    if has_fp16 and any(step.type != "cast" for step in operations):
         advice.append(
             "without converting again, change the package: "
             f"{rewriting(operations, family=family, cause=cause)}"
@@ -92,18 +92,6 @@ def advise(
     return tuple(advice)
 
 
-def _flags(how: Mapping[str, Any]) -> str:
-    """Give the flags of ``convcal fit`` that run the observed model in the same way."""
-    words = [] if how["function"] is None else ["--function", how["function"]]
-    if how["runtime"] != "auto":
-        words += ["--runtime", how["runtime"]]
-    if how["compute_units"] != "all":
-        words += ["--observed-compute-units", how["compute_units"]]
-    for fault in how["faults"]:
-        words += ["--emulate", fault]
-    return "".join(f" {shlex.quote(word)}" for word in words)
-
-
 def rewriting(operations: Sequence[Step], *, family: str, cause: str) -> str:
     """Give the command line that replaces operations by others that the fault leaves alone."""
     strategy = "fp32-island"
@@ -114,6 +102,18 @@ def rewriting(operations: Sequence[Step], *, family: str, cause: str) -> str:
         strategy = "explicit-crop" if family == "shift" else "zero-insertion"
     names = " ".join(shlex.quote(step.name) for step in operations if step.type != "cast")
     return f"convcal rewrite OBSERVED --strategy {strategy} --at {names} -o NAME.mlpackage"
+
+
+def _flags(how: Mapping[str, Any]) -> str:
+    """Give the flags of ``convcal fit`` that run the observed model in the same way."""
+    words = [] if how["function"] is None else ["--function", how["function"]]
+    if how["runtime"] != "auto":
+        words += ["--runtime", how["runtime"]]
+    if how["compute_units"] != "all":
+        words += ["--observed-compute-units", how["compute_units"]]
+    for fault in how["faults"]:
+        words += ["--emulate", fault]
+    return "".join(f" {shlex.quote(word)}" for word in words)
 
 
 def op_selector(operations: Sequence[Step]) -> str:

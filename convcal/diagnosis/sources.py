@@ -11,9 +11,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from convcal.data.arrays import ArrayFile, group_keys
+from convcal.diagnosis.comparing import Comparison, Programs
+from convcal.diagnosis.judging import as_batch, measure_levels
+from convcal.diagnosis.locating import Samples
+from convcal.diagnosis.tracing import Tracer
 from convcal.errors import InputError
 
-__all__ = ["SourceOutputs", "conclude"]
+__all__ = ["SourceOutputs", "compare_three", "conclude"]
 
 Array = NDArray[Any]
 
@@ -105,3 +109,51 @@ def conclude(*, reference_is_right: bool, observed_is_right: bool, is_same: bool
     if is_same:
         return "reference and observed agree and the source differs: the converter is at fault"
     return "all three differ: the converter is at fault, and the device or fp16, too"
+
+
+def compare_three(
+    programs: Programs, tracer: Tracer, samples: Samples, source: SourceOutputs
+) -> dict[str, dict[str, Any]]:
+    """Compare outputs of the source, the reference and the observed model with each other.
+
+    Returns
+    -------
+    dict
+        By output its ``conclusion``, and how far both models are off the source.
+
+    Raises
+    ------
+    InputError
+        If the source lacks an output of a sample.
+    """
+    outputs = [name for name in programs.outputs if name in source.outputs]
+    comparison = Comparison(programs, given=(), steps=outputs)
+    worst: dict[str, dict[str, Any]] = {}
+    indices = range(len(samples.names))
+    arrays = list(samples.arrays(indices))
+    for index, found in enumerate(tracer.trace(comparison.names, arrays)):
+        for name, triple in comparison.triples(found, samples.tensors(arrays[index])):
+            like = programs.seen(name, found)
+            right = as_batch(source.array(name, samples.names[index], like=like))
+            noise = triple.rounded.astype(np.float64) - triple.expected
+            right = right.astype(np.float64)
+            levels = {
+                "reference": measure_levels(right, right + noise, triple.expected),
+                "observed": measure_levels(right, right + noise, triple.observed),
+                "between": measure_levels(triple.expected, triple.rounded, triple.observed),
+            }
+            for key, each in levels.items():
+                known = worst.setdefault(name, {}).get(key)
+                worst[name][key] = each if known is None else known.joined(each)
+    return {
+        name: {
+            "conclusion": conclude(
+                reference_is_right=not levels["reference"].is_wrong,
+                observed_is_right=not levels["observed"].is_wrong,
+                is_same=not levels["between"].is_wrong,
+            ),
+            "reference_relative_error": levels["reference"].relative,
+            "observed_relative_error": levels["observed"].relative,
+        }
+        for name, levels in worst.items()
+    }

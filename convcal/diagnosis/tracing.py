@@ -3,11 +3,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import tempfile
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Self
+from typing import TYPE_CHECKING, Any
 
 from convcal.coreml.exposure import expose
 from convcal.coreml.package import read_package
@@ -18,7 +17,6 @@ from convcal.words import TIMEOUT
 
 if TYPE_CHECKING:
     import os
-    from types import TracebackType
 
     from numpy.typing import NDArray
 
@@ -28,7 +26,7 @@ _MOST_ON_CORE_ML = 32
 
 
 class Tracer:
-    """Runs the observed package, some of its tensors in view; a context manager.
+    """Runs the observed package, some of its tensors in view; to be closed.
 
     On the reference runtime any tensors can be looked at. Core ML gives outputs only: a copy of the
     package gets the tensors as outputs, a few at a time, since that may change what it fuses.
@@ -66,29 +64,20 @@ class Tracer:
             "function": function,
             "timeout": timeout,
         }
-        self._stack = contextlib.ExitStack()
         self._runner: ReferenceRunner | None = None
         self._provenance: dict[str, Any] | None = None
         self.most = _MOST_ON_CORE_ML if runtime_here(runtime) == "coreml" else None
         if self.most is None:
-            self._runner = self._stack.enter_context(
-                ReferenceRunner(
-                    read_package(path),
-                    faults=[parse_fault(each) for each in faults],
-                    function=function,
-                )
+            self._runner = ReferenceRunner(
+                read_package(path),
+                faults=[parse_fault(each) for each in faults],
+                function=function,
             )
 
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(
-        self,
-        kind: type[BaseException] | None,
-        error: BaseException | None,
-        traceback: TracebackType | None,
-    ) -> None:
-        self._stack.close()
+    def close(self) -> None:
+        """Close the runner, which warns of faults that changed nothing."""
+        if self._runner is not None:
+            self._runner.close()
 
     @property
     def provenance(self) -> dict[str, Any]:

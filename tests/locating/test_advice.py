@@ -44,6 +44,7 @@ def test_a_transposed_convolution_is_rewritten_by_what_is_wrong(family, cause, s
 def test_casts_are_no_operations_to_rewrite():
     found = advice(Step("cast", "cast_3"), Step("exp", "e_cast_fp16"), family="affine")
     assert any("--strategy fp32-island --at e_cast_fp16 -o" in each for each in found)
+    assert not any("rewrite" in each for each in advice(Step("cast", "c"), family="affine"))
 
 
 def test_what_is_fp32_already_is_not_rewritten():
