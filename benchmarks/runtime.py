@@ -30,7 +30,6 @@ from convcal.coreml.package import read_package
 from convcal.coreml.program import load_program
 from convcal.runtime.execution import ExecutableProgram, load_onnxruntime
 from convcal.runtime.reference import ReferenceRunner
-from convcal.runtime.translation import translate
 
 __all__ = ["WEIGHTY", "peak_memory"]
 
@@ -50,7 +49,7 @@ How to read it:
   fastest turns. Of the fp16 package, every result of which is rounded to fp16, the same ratio
   stands beside, without a target.
 - Translation: from the package's path to what can run, once coremltools, onnx and ONNX Runtime are
-  imported. It is one thread's work; what counts is processor time, the least of a few times.
+  imported. It is one thread's work; what counts is processor time, the median of a few times.
 - Memory: the peak of a fresh process that opens the package and runs it once, as Linux counts it
   (`VmHWM`), less what it took before it opened the package (it had opened a small one, so
   that all is imported), over the size of the weights. The runtime computes in fp32, so the weights
@@ -140,21 +139,14 @@ def translation(is_full: bool) -> list[Row]:
                 marks.append(clock())
                 program = load_program(package)
                 marks.append(clock())
-                translate(program)
-                marks.append(clock())
                 ExecutableProgram(program, threads=1)
                 marks.append(clock())
-                read, load, translated, made = np.diff(marks)
-                for step, value in (
-                    ("read the package", read),
-                    ("load the program", load),
-                    ("translate", translated),
-                    ("make the session", made - translated),
-                ):
+                steps = ("read the package", "load the program", "translate and make the session")
+                for step, value in zip(steps, np.diff(marks), strict=True):
                     times.setdefault(step, []).append(value)
-            best = {step: min(values) for step, values in times.items()}
-            parts = ", ".join(f"{step} {value:.2f} s" for step, value in best.items())
-            total = sum(best.values())
+            typical = {step: float(np.median(values)) for step, values in times.items()}
+            parts = ", ".join(f"{step} {value:.2f} s" for step, value in typical.items())
+            total = sum(typical.values())
             rows.append(
                 Row(
                     f"{len(program.operations)} operations, {precision}",
