@@ -23,6 +23,7 @@ import coremltools as ct  # noqa: TID251 - a script, no part of the package
 import numpy as np
 from coremltools.converters.mil import Builder as mb  # noqa: N813, TID251
 from numpy.typing import NDArray
+from pages import put_between
 
 from convcal import OutputCalibrator, inspect, rewrite
 from convcal.coreml.costs import Cost, cost_of
@@ -195,13 +196,6 @@ def table(found: Sequence[Row]) -> str:
     return "\n".join(lines)
 
 
-def write_docs(found: Sequence[Row]) -> None:
-    """Put the table between its marks."""
-    before, start, rest = DOCS.read_text("utf-8").partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    DOCS.write_text(f"{before}{start}\n{table(found)}\n{end}{after}", "utf-8")
-
-
 def main() -> int:
     """Run, print and judge."""
     parser = argparse.ArgumentParser(
@@ -213,7 +207,7 @@ def main() -> int:
         found = rows(Path(folder))
     print(table(found))
     if options.write_docs:
-        write_docs(found)
+        put_between(DOCS, MARKS, table(found))
     least = found[0].whole_db - SLACK_DB
     wrong = [row.name for row in found if row.name.startswith("`") and row.whole_db < least]
     for name in wrong:

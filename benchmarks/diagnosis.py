@@ -29,6 +29,7 @@ from typing import Any
 
 import numpy as np
 from networks import NETWORKS, Network
+from pages import put_between
 from planting import PLANTED, Planted
 
 from convcal.coreml.package import read_package
@@ -250,9 +251,7 @@ def main() -> int:
     print(result)
     print(f"{time.perf_counter() - start:.0f} s")
     if options.write_docs:
-        before, mark, rest = DOCS.read_text("utf-8").partition(MARKS[0])
-        _, end, after = rest.partition(MARKS[1])
-        DOCS.write_text(f"{before}{mark}\n{result}\n{end}{after}", "utf-8")
+        put_between(DOCS, MARKS, result)
     wrong = failures(counts, n_faulty)
     print(*wrong, sep="\n")
     return 1 if wrong else 0

@@ -27,6 +27,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from expected import INVISIBLE, ROWS, Otherwise, Row
 from faulty import Case
+from pages import put_between
 
 from convcal.arithmetic import correct
 from convcal.estimation import Estimate, estimate
@@ -156,13 +157,6 @@ def failures(counts: Sequence[Count]) -> list[str]:
     return found
 
 
-def write_docs(counts: Sequence[Count]) -> None:
-    """Put the tables between their marks."""
-    before, start, rest = DOCS.read_text("utf-8").partition(MARKS[0])
-    _, end, after = rest.partition(MARKS[1])
-    DOCS.write_text(f"{before}{start}\n{table(counts)}\n{end}{after}", "utf-8")
-
-
 def main() -> int:
     """Run, print and judge."""
     parser = argparse.ArgumentParser(
@@ -190,7 +184,7 @@ def main() -> int:
         )
     print(f"{time.perf_counter() - start:.0f} s")
     if options.write_docs:
-        write_docs(counts)
+        put_between(DOCS, MARKS, table(counts))
     wrong = failures(counts)
     print(*wrong, sep="\n")
     return 1 if wrong else 0

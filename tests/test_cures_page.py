@@ -11,7 +11,7 @@ import pytest
 
 from convcal import inspect
 from convcal.cli import main
-from convcal.coreml.inspection import load_default, walk_operations
+from convcal.coreml.inspection import load_default
 from convcal.coreml.package import read_package
 from convcal.coreml.rules import RULES
 from convcal.words import STRATEGIES
@@ -37,7 +37,7 @@ def workplace(tmp_path, monkeypatch):
 
 def dtypes(path):
     """Give the dtypes of what a package's operations make, casts left out."""
-    operations = walk_operations(load_default(read_package(path), "main"))
+    operations = load_default(read_package(path), "main").walk()
     return {each.outputs[0].dtype for each, _ in operations if each.type != "cast"}
 
 

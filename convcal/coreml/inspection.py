@@ -4,13 +4,13 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from convcal.coreml.describe import describe
 from convcal.coreml.package import Package, read_package
-from convcal.coreml.program import Operation, Program, load_program
+from convcal.coreml.program import Program, load_program
 from convcal.coreml.rules import RULES, Rule
 from convcal.errors import UnsupportedModelError
 
@@ -21,7 +21,6 @@ __all__ = [
     "inspect_programs",
     "load_default",
     "load_defaults",
-    "walk_operations",
 ]
 
 
@@ -147,7 +146,7 @@ def inspect_programs(programs: Mapping[str, Program]) -> Inspection:
     undecided: list[str] = []
     n_operations = 0
     for function, program in programs.items():
-        for operation, inside in walk_operations(program):
+        for operation, inside in program.walk():
             if operation.is_folded:
                 continue
             n_operations += 1
@@ -180,11 +179,3 @@ def load_default(package: Package, function: str) -> Program:
     description = describe(package, function=function)
     shapes = {feature.name: feature.tensor_shape for feature in description.inputs}
     return load_program(package, function=function, input_shapes=shapes)
-
-
-def walk_operations(program: Program, inside: str = "") -> Iterator[tuple[Operation, str]]:
-    """Give every operation with the name of the one whose block it is in, blocks included."""
-    for operation in program.operations:
-        yield operation, inside
-        for block in operation.blocks:
-            yield from walk_operations(block, operation.name)

@@ -151,6 +151,13 @@ class Program:
     operations: tuple[Operation, ...]
     states: tuple[Value, ...] = ()
 
+    def walk(self, inside: str = "") -> Iterator[tuple[Operation, str]]:
+        """Give every operation, blocks included, with the name of the one whose block it is in."""
+        for operation in self.operations:
+            yield operation, inside
+            for block in operation.blocks:
+                yield from block.walk(operation.name)
+
 
 def load_program(
     package: Package,

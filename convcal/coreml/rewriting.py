@@ -21,7 +21,7 @@ import numpy as np
 from convcal.coreml._coremltools import load_message_types
 from convcal.coreml.cures import BUILDERS, Site, is_candidate
 from convcal.coreml.describe import tensor_dtype, tensor_shape
-from convcal.coreml.inspection import inspect_programs, load_defaults, walk_operations
+from convcal.coreml.inspection import inspect_programs, load_defaults
 from convcal.coreml.operations import LargeConstants, OperationList, Tensor, all_names
 from convcal.coreml.program import Value
 from convcal.coreml.weights import WeightTail, blob_values
@@ -154,7 +154,7 @@ def rewrite_operations(
     refused: list[str] = []
     for function, program in programs.items():
         surgeon = _Surgeon(spec.mlProgram.functions[function], taken, file)
-        for operation, _ in walk_operations(program):
+        for operation, _ in program.walk():
             key = (function, operation.outputs[0].name) if operation.outputs else None
             if key not in chosen:
                 continue
@@ -189,7 +189,7 @@ def _chosen(
     operations = [
         (function, operation)
         for function, program in programs.items()
-        for operation, _ in walk_operations(program)
+        for operation, _ in program.walk()
         if operation.outputs
     ]
     chosen: dict[tuple[str, str], bool] = {}
@@ -223,7 +223,7 @@ def _names(programs: Mapping[str, Program], strategy: str) -> str:
     names = dict.fromkeys(
         str(operation)
         for program in programs.values()
-        for operation, _ in walk_operations(program)
+        for operation, _ in program.walk()
         if is_candidate(strategy, operation)
     )
     if not names:
@@ -356,7 +356,7 @@ def _wide_operations(package: Package) -> dict[str, list[Operation]]:
     """Give the operations of an fp32 package by their type."""
     by_type: dict[str, list[Operation]] = {}
     for program in load_defaults(package).values():
-        for operation, _ in walk_operations(program):
+        for operation, _ in program.walk():
             by_type.setdefault(operation.type, []).append(operation)
     return by_type
 

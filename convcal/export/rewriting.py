@@ -19,7 +19,7 @@ import convcal
 from convcal.coreml.costs import Cost, cost_of
 from convcal.coreml.crop import crop_of
 from convcal.coreml.describe import describe
-from convcal.coreml.inspection import load_default, walk_operations
+from convcal.coreml.inspection import load_default
 from convcal.coreml.package import Package, read_package
 from convcal.coreml.patch import patched_outputs
 from convcal.coreml.program import Operation, Program, Value
@@ -342,7 +342,7 @@ class _Operations:
     """Finds operations of a program by what they make."""
 
     def __init__(self, program: Program) -> None:
-        self._operations = [each for each, _ in walk_operations(program) if each.outputs]
+        self._operations = [each for each, _ in program.walk() if each.outputs]
         self._places = {each.outputs[0].name: place for place, each in enumerate(self._operations)}
 
     def making(self, tensors: Iterable[str]) -> list[Operation]:
@@ -425,7 +425,7 @@ def _compare_networks(
     """Run one function of both packages on the same random inputs; or say why that cannot be."""
     sample = {}
     try:
-        _check_size(each for each, _ in walk_operations(program))
+        _check_size(each for each, _ in program.walk())
         generator = np.random.default_rng(_SEED)
         for feature in describe(original, function=function).inputs:
             sample[feature.name] = _random_input(feature, generator)

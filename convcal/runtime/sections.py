@@ -191,7 +191,7 @@ def _results(program: Program, fault: ArrayFault) -> Iterator[Value]:
         )
     for operation in program.operations:
         for block in operation.blocks:
-            for nested in _operations(block):
+            for nested, _ in block.walk():
                 if nested.type in types:
                     raise _unreachable(fault, nested.name, operation)
         if operation.type in types:
@@ -200,18 +200,10 @@ def _results(program: Program, fault: ArrayFault) -> Iterator[Value]:
                     yield value
 
 
-def _operations(block: Program) -> Iterator[Operation]:
-    """Give all operations of a block, nested ones included."""
-    for operation in block.operations:
-        yield operation
-        for nested in operation.blocks:
-            yield from _operations(nested)
-
-
 def _names(block: Program) -> Iterator[str]:
     """Give the names of all operations and tensors of a block, nested ones included."""
     yield from (value.name for value in block.inputs)
-    for operation in _operations(block):
+    for operation, _ in block.walk():
         yield operation.name
         yield from (value.name for value in operation.outputs)
         for nested in operation.blocks:
