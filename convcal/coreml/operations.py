@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convcal.coreml._coremltools import load_message_types
+from convcal.coreml.blocks import walk_blocks
 from convcal.coreml.describe import UNKNOWN_LENGTH
 from convcal.errors import UnsupportedModelError
 
@@ -460,19 +461,18 @@ def all_names(program: Any) -> Iterator[str]:
     """Give every name that a program uses, for tensors and for operations; some come twice."""
     for function in program.functions.values():
         yield from (value.name for value in function.inputs)
-        for block in function.block_specializations.values():
-            yield from _names_in(block)
+        for specialization in function.block_specializations.values():
+            for block in walk_blocks(specialization):
+                yield from _names_in(block)
 
 
 def _names_in(block: Any) -> Iterator[str]:
+    yield from (value.name for value in block.inputs)
     yield from block.outputs
     for operation in block.operations:
         yield from (value.name for value in operation.outputs)
         if "name" in operation.attributes:  # reading a missing key would add it
             yield from operation.attributes["name"].immediateValue.tensor.strings.values
-        for inner in operation.blocks:
-            yield from (value.name for value in inner.inputs)
-            yield from _names_in(inner)
 
 
 def _longer(length: int, by: int) -> int:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from convcal.coreml._coremltools import load_coremltools
+from convcal.coreml.blocks import walk_blocks
 from convcal.coreml.compression import DECOMPRESSIONS
 from convcal.coreml.describe import default_function, function_description
 from convcal.coreml.mapping import mapped_weights
@@ -240,7 +241,11 @@ def list_operations(package: Package, *, function: str | None = None) -> list[tu
         If there is no such function.
     """
     message = package.spec.mlProgram.functions[_named(package, function)]
-    return list(_operations_of(message.block_specializations[message.opset]))
+    return [
+        (operation.type, _name_of(operation))
+        for block in walk_blocks(message.block_specializations[message.opset])
+        for operation in block.operations
+    ]
 
 
 def _named(package: Package, function: str | None) -> str:
@@ -249,15 +254,12 @@ def _named(package: Package, function: str | None) -> str:
     return name
 
 
-def _operations_of(block: Any) -> Iterator[tuple[str, str]]:
-    for operation in block.operations:
-        names = [output.name for output in operation.outputs]
-        if "name" in operation.attributes:  # asking a protobuf map for an absent key would add it
-            value = operation.attributes["name"].immediateValue
-            names = [*value.tensor.strings.values, *names]
-        yield operation.type, next(iter(names), "")
-        for nested in operation.blocks:
-            yield from _operations_of(nested)
+def _name_of(operation: Any) -> str:
+    names = [output.name for output in operation.outputs]
+    if "name" in operation.attributes:  # asking a protobuf map for an absent key would add it
+        value = operation.attributes["name"].immediateValue
+        names = [*value.tensor.strings.values, *names]
+    return next(iter(names), "")
 
 
 def _fix_input_shapes(function: Any, shapes: Mapping[str, Sequence[int]]) -> bool:

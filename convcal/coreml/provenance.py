@@ -5,11 +5,11 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
+from convcal.coreml.blocks import walk_blocks
 from convcal.coreml.describe import default_function, tensor_dtype
 from convcal.coreml.patch import PATCH_KEY
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from convcal.coreml.package import Package
@@ -51,15 +51,9 @@ def package_provenance(package: Package, *, function: str | None = None) -> dict
 def _computes_in_fp16(function: Any) -> bool:
     return any(
         tensor_dtype(value.type) == "float16"
-        for operation in _operations(function.block_specializations[function.opset])
+        for block in walk_blocks(function.block_specializations[function.opset])
+        for operation in block.operations
         # Casts stand at the inputs and outputs of any network, constants may be stored in fp16.
         if operation.type not in ("cast", "const") and not operation.type.startswith("constexpr")
         for value in operation.outputs
     )
-
-
-def _operations(block: Any) -> Iterator[Any]:
-    for operation in block.operations:
-        yield operation
-        for inner in operation.blocks:
-            yield from _operations(inner)

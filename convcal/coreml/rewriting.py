@@ -12,13 +12,14 @@ from __future__ import annotations
 import fnmatch
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from convcal.coreml._coremltools import load_message_types
+from convcal.coreml.blocks import walk_blocks
 from convcal.coreml.cures import BUILDERS, Site, is_candidate
 from convcal.coreml.describe import tensor_dtype, tensor_shape
 from convcal.coreml.inspection import inspect_programs, load_defaults
@@ -255,7 +256,7 @@ class _Surgeon:
     def __post_init__(self) -> None:
         self.places = {}
         made: list[Any] = [*self.function.inputs]
-        for block in _blocks(self.function.block_specializations[self.function.opset]):
+        for block in walk_blocks(self.function.block_specializations[self.function.opset]):
             made += block.inputs
             for operation in block.operations:
                 made += operation.outputs
@@ -343,13 +344,6 @@ class _Surgeon:
         x = operation.inputs.get("x")
         if isinstance(x, Value) and x.constant is None and x.name not in named:
             raise UnsupportedModelError("its input 'x' has no name")
-
-
-def _blocks(block: Any) -> Iterator[Any]:
-    yield block
-    for operation in block.operations:
-        for inner in operation.blocks:
-            yield from _blocks(inner)
 
 
 def _wide_operations(package: Package) -> dict[str, list[Operation]]:

@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from convcal.coreml.blocks import walk_blocks
 from convcal.errors import InputError, UnsupportedModelError, WriteError
 
 if TYPE_CHECKING:
@@ -333,9 +334,10 @@ def blob_values(program: Any) -> Iterator[tuple[str, Any]]:
         A value whose ``blobFileValue`` is set.
     """
     for function_name, function in program.functions.items():
-        for block in function.block_specializations.values():
-            for where, value in _block_values(block):
-                yield f"{where} of function '{function_name}'", value
+        for specialization in function.block_specializations.values():
+            for block in walk_blocks(specialization):
+                for where, value in _block_values(block):
+                    yield f"{where} of function '{function_name}'", value
 
 
 def _block_values(block: Any) -> Iterator[tuple[str, Any]]:
@@ -347,8 +349,6 @@ def _block_values(block: Any) -> Iterator[tuple[str, Any]]:
         for value in values:
             if value.WhichOneof("value") == "blobFileValue":
                 yield f"'{name}' ({operation.type})", value
-        for inner in operation.blocks:
-            yield from _block_values(inner)
 
 
 def check_blob(weights: WeightFile, where: str, value: Any, *, dtype: str) -> None:
